@@ -1,0 +1,128 @@
+"""Every setting, its environment variable and its help."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from traitlets import Bool, Enum, Float, Int, List, TraitError, TraitType, Unicode, validate
+from traitlets.config import Config, Configurable
+
+from uia_lab.domain.errors import suggestion
+
+
+class ConfigError(TraitError, ValueError):
+    """A setting that does not exist, or a value it does not take; the message names both."""
+
+
+class InferenceServiceConfig(Configurable):
+    """Settings of the service, by keyword, Jupyter config file, command line or environment.
+
+    In rising order a value comes from its default, its environment variable, a Jupyter config file
+    (``c.InferenceServiceConfig.x = ...``), the command line, a keyword argument.
+
+    Raises:
+        ConfigError: An unknown setting or a bad value, with what is allowed.
+    """
+
+    enable_backend_manager = Bool(
+        True, help="The manager that every door answers through. It cannot be switched off."
+    ).tag(config=True)
+    enable_hf_server = Bool(True, help="Serve the models of this machine, and HTTP when standalone.").tag(
+        config=True
+    )
+    enable_websocket = Bool(True, help="Open the WebSocket door `ws/{client_id}`.").tag(config=True)
+    enable_libp2p = Bool(False, help="Join a libp2p network of peers.").tag(config=True, env="LIBP2P_ENABLE")
+    enable_api_backends = Bool(True, help="Discover remote APIs.").tag(config=True)
+    enable_cli_backends = Bool(True, help="Discover command-line tools.").tag(config=True)
+
+    backend_health_checks = Bool(True, help="Probe backends in the background.").tag(config=True)
+    backend_health_check_interval = Float(
+        60.0, min=0.1, help="Upper bound in seconds between two probes of a backend."
+    ).tag(config=True, env="BACKEND_HEALTH_CHECK_INTERVAL")
+    load_balancing_strategy = Unicode(
+        "best_performance", help="round_robin, least_loaded, best_performance or an installed one."
+    ).tag(config=True, env="LOAD_BALANCING_STRATEGY")
+    external_policy = Enum(
+        ["never", "named", "any"],
+        "named",
+        help="When a backend that leaves the machine, costs money or runs code may be chosen: never, "
+        "only when the request names its model, id or type, or always.",
+    ).tag(config=True, env="UIA_EXTERNAL_POLICY")
+    queue_size = Int(100, min=0, help="Requests that may wait for one model.").tag(config=True)
+    queue_timeout = Float(30.0, min=0, help="Seconds a request may wait for a free backend.").tag(config=True)
+    request_timeout = Float(600.0, min=0.001, help="Seconds for a whole request.").tag(config=True)
+    max_attempts = Int(3, min=1, help="Backends tried for one request at most.").tag(config=True)
+
+    hf_server_host = Unicode("127.0.0.1", help="Address `serve` listens at.").tag(
+        config=True, env="HF_SERVER_HOST"
+    )
+    hf_server_port = Int(
+        8000, min=0, max=65535, help="Port `serve` listens at; 0 takes a free one. Inside Jupyter unused."
+    ).tag(config=True, env="HF_SERVER_PORT")
+    hf_auto_discover_skills = Bool(
+        True, help="Offer every model of the catalogue, not only the two default ones."
+    ).tag(config=True, env="HF_AUTO_DISCOVER")
+    hf_enable_hardware_detection = Bool(
+        True, help="Look at cores and memory at start, and size the engine by them."
+    ).tag(config=True, env="HF_ENABLE_HARDWARE_DETECTION")
+    default_model = Unicode(
+        "SmolLM2-135M-Instruct", help="Model of a text generation request that names none."
+    ).tag(config=True, env="UIA_DEFAULT_MODEL")
+    default_embedding_model = Unicode(
+        "all-MiniLM-L6-v2", help="Model of an embedding request that names none."
+    ).tag(config=True, env="UIA_DEFAULT_EMBEDDING_MODEL")
+    model_keep_alive = Float(
+        1800.0, help="Seconds an idle local model stays loaded; 0 keeps it for ever."
+    ).tag(config=True)
+
+    libp2p_bootstrap_peers = List(Unicode(), help="Multiaddrs of peers to dial first.").tag(
+        config=True, env="LIBP2P_BOOTSTRAP_PEERS"
+    )
+    api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
+    cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        settings = self.class_traits(config=True)
+        unknown = [
+            name for name in kwargs if name not in settings and name not in ("config", "parent", "log")
+        ]
+        if unknown:
+            raise ConfigError(f"unknown setting {unknown[0]!r}.{suggestion(unknown[0], settings)}")
+        for name, trait in settings.items():
+            variable = trait.metadata.get("env")
+            if variable and variable in os.environ:
+                self._set_from_environment(name, trait, variable)
+        try:
+            super().__init__(**kwargs)
+        except ConfigError:
+            raise
+        except TraitError as error:
+            raise ConfigError(str(error)) from error
+
+    def _set_from_environment(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
+        text = os.environ[variable]
+        try:
+            if isinstance(trait, List):
+                value: Any = [item.strip() for item in text.split(",") if item.strip()]
+            elif isinstance(trait, Float):
+                value = float(text)
+            else:
+                value = trait.from_string(text)
+            setattr(self, name, value)
+        except (TraitError, ValueError) as error:
+            raise ConfigError(f"{variable}={text!r} (setting {name}): {error}") from error
+
+    def _load_config(
+        self, cfg: Config, section_names: list[str] | None = None, traits: dict[str, Any] | None = None
+    ) -> None:
+        known = self.class_traits(config=True)
+        for name in cfg.get(type(self).__name__, {}):
+            if name not in known:
+                raise ConfigError(f"unknown setting {type(self).__name__}.{name}.{suggestion(name, known)}")
+        super()._load_config(cfg, section_names, traits)
+
+    @validate("enable_backend_manager")
+    def _manager_is_needed(self, proposal: Mapping[str, Any]) -> bool:
+        if not proposal["value"]:
+            raise ConfigError("enable_backend_manager=False is not possible: every door answers through it")
+        return True

@@ -1,0 +1,127 @@
+"""A request for inference, as doors build it and adapters read it."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.tasks import canonical_task
+
+Message = Mapping[str, Any]
+
+
+def new_request_id() -> str:
+    """A fresh id, unique across processes."""
+    return f"req-{uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingHints:
+    """What the caller says about who should serve.
+
+    Args:
+        preferred_types: Tiers, best first; other types still serve when no preferred one can.
+        required_protocols: Protocols a backend must speak.
+        backend_id: Only this backend.
+        session_id: Requests of one session go to one backend where the strategy has affinity.
+        priority: Higher is served first from the queue.
+        deadline_s: Seconds for everything, queue and attempts included.
+        max_attempts: Backends tried at most; the configuration's figure when absent.
+        resume: Whether a broken stream may go on at a backend with the same weights.
+    """
+
+    preferred_types: tuple[BackendType, ...] = ()
+    required_protocols: frozenset[str] = frozenset()
+    backend_id: str | None = None
+    session_id: str | None = None
+    priority: int = 0
+    deadline_s: float | None = None
+    max_attempts: int | None = None
+    resume: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The request as it came: a dialect's name and the raw body, for a relay without translation."""
+
+    dialect: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request.
+
+    Args:
+        task: A task name or alias; canonical once constructed.
+        model: Model name, or None for the default local model of the task.
+        inputs: Task inputs (a prompt, a list of texts); None when ``messages`` is given.
+        messages: Chat messages in the OpenAI shape; None when ``inputs`` is given.
+        parameters: Sampling and task parameters under their OpenAI names.
+        stream: Whether the caller wants chunks as they come.
+        principal: Name of who asks.
+        via: Instance ids this request has passed, nearest last.
+        wire: The original bytes, where the door kept them.
+        routing: Hints of the caller.
+        id: Unique id, given back as ``x-request-id``.
+
+    Raises:
+        BadRequest: Unknown task, or neither or both of ``inputs`` and ``messages``.
+    """
+
+    task: str
+    model: str | None = None
+    inputs: Any = None
+    messages: Sequence[Message] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    stream: bool = False
+    principal: str = "local"
+    via: tuple[str, ...] = ()
+    wire: Wire | None = None
+    routing: RoutingHints = RoutingHints()
+    id: str = field(default_factory=new_request_id)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "task", canonical_task(self.task))
+        if (self.inputs is None) == (self.messages is None):
+            raise BadRequest("give exactly one of inputs and messages", param="inputs")
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            raise BadRequest("model must be a non-empty string or absent", param="model")
+        if not isinstance(self.parameters, Mapping):
+            raise BadRequest("parameters must be a mapping", param="parameters")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResult:
+    """The whole answer of a request that was not streamed.
+
+    Args:
+        request_id: The request's id.
+        result: Text, or the task's result.
+        model: The model that answered.
+        task: The task.
+        backend_id: Who answered.
+        usage: Token counts (:class:`uia_lab.domain.events.Usage`).
+        finish_reason: Why it ended.
+        attempts: Every backend tried, in order.
+        chunks: The pieces as they came, for doors that render them again.
+        finish_reasons: Where several choices were asked for, the reason of each.
+    """
+
+    request_id: str
+    result: Any
+    model: str | None
+    task: str
+    backend_id: str
+    usage: Any
+    finish_reason: str
+    attempts: tuple[Any, ...] = ()
+    chunks: tuple[Any, ...] = ()
+    finish_reasons: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The result as text."""
+        return self.result if isinstance(self.result, str) else str(self.result)
