@@ -1,0 +1,113 @@
+"""Each strategy on its own ground."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.events import Usage
+from uia_lab.routing.router import Outcome, Router
+from uia_lab.routing.strategies import make_strategy
+
+
+def serve(router, request, now=0.0, seconds=0.0, outcome=None):
+    attempt = router.begin(request, now).attempt
+    router.finish(attempt, outcome or Outcome("ok", usage=Usage(1, 1)), now + seconds)
+    return attempt.backend.backend_id
+
+
+def test_round_robin_is_smooth_and_weighted(router, add, request_for):
+    add("a", weight=5.0)
+    add("b")
+    add("c")
+    turns = [serve(router, request_for()) for _ in range(14)]
+    assert Counter(turns) == {"a": 10, "b": 2, "c": 2}
+    assert "".join(turns[:7]).count("aaa") == 0, "the heavy one does not get its turns in one run"
+
+
+def test_round_robin_does_not_restart_when_a_status_changes(router, add, request_for):
+    entries = [add(name) for name in "abc"]
+    first = [serve(router, request_for()) for _ in range(2)]
+    router.registry.version += 1
+    entries[0].health.reason = "something else"
+    third = serve(router, request_for())
+    assert {*first, third} == {"a", "b", "c"}
+
+
+def test_least_loaded_counts_leases_per_weight_and_breaks_ties_at_random(router, add, request_for):
+    router.strategy = make_strategy("least_loaded")
+    add("a", weight=2.0)
+    add("b")
+    held = [router.begin(request_for(), 0.0).attempt.backend.backend_id for _ in range(6)]
+    assert Counter(held) == {"a": 4, "b": 2}
+    idle = Router("least_loaded", rng=random.Random(1))
+    for entry in router.registry:
+        entry.in_flight = 0
+        entry.weight = 1.0
+        idle.register(entry, 0.0)
+    counts = Counter(serve(idle, request_for()) for _ in range(200))
+    assert min(counts["a"], counts["b"]) > 60
+
+
+def test_best_performance_prefers_the_fast_and_still_tries_the_new(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    add("slow")
+    add("fast")
+    speeds = {"slow": 1.0, "fast": 0.1, "new": 0.1}
+    now = 0.0
+
+    def turn():
+        nonlocal now
+        attempt = router.begin(request_for(), now).attempt
+        name = attempt.backend.backend_id
+        now += speeds[name]
+        router.finish(attempt, Outcome("ok", usage=Usage(1, 1)), now)
+        return name
+
+    for _ in range(6):
+        turn()
+    assert Counter(turn() for _ in range(20))["fast"] >= 18
+    add("new")
+    assert "new" in {turn() for _ in range(8)}
+
+
+def test_best_performance_does_not_like_fast_failures(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    good, bad = add("good"), add("bad")
+    from uia_lab.domain.errors import BackendFailed
+
+    now = 0.0
+    seen = Counter()
+    for _ in range(60):
+        attempt = router.begin(request_for(), now).attempt
+        seen[attempt.backend.backend_id] += 1
+        if attempt.backend is bad:
+            router.finish(attempt, Outcome("failed", BackendFailed("503")), now + 0.001)
+            now += 0.001
+        else:
+            router.finish(attempt, Outcome("ok", usage=Usage(1, 1)), now + 0.2)
+            now += 0.2
+    assert seen["bad"] <= 6
+    assert good.stats.counters.ok == seen["good"]
+
+
+def test_an_embedding_says_nothing_about_chat(router, add, request_for):
+    entry = add("a", tasks={"text-generation", "text-embedding"})
+    serve(router, request_for(task="text-embedding"), seconds=5.0)
+    assert entry.stats.estimate("m", "text-generation", stream=False) is None
+
+
+def test_large_pools_are_sampled(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    for number in range(50):
+        add(f"b{number}")
+    decision = router.begin(request_for(), 0.0).attempt.decision
+    assert len(decision.candidates) == 2
+    assert decision.eligible == 50
+
+
+def test_an_unknown_strategy_is_refused_with_the_list():
+    with pytest.raises(BadRequest, match=r"best_performance, least_loaded, round_robin") as caught:
+        make_strategy("fastest")
+    assert caught.value.param == "strategy"

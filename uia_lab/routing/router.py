@@ -1,0 +1,402 @@
+"""The router: a synchronous state machine over registry, eligibility, strategy, leases, health and queue."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from uia_lab.domain.backends import Probe
+from uia_lab.domain.errors import InferenceError, QueueFull
+from uia_lab.domain.events import Usage
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.routing.decision import Candidate, Decision
+from uia_lab.routing.eligibility import Demand, Eligibility, Eligible
+from uia_lab.routing.health import OutcomeClass, classify
+from uia_lab.routing.queues import Queue, Ticket
+from uia_lab.routing.registry import Registered, Registry
+from uia_lab.routing.stats import Ending
+from uia_lab.routing.strategies import Pool, make_strategy, pick
+
+NO_USAGE = Usage()
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A lease: one request at one backend, from ``begin`` to ``finish``.
+
+    Attributes:
+        request: The request, with the default model filled in.
+        ended: True once it was finished; a second ``finish`` changes nothing.
+    """
+
+    request: InferenceRequest
+    backend: Registered
+    number: int
+    decision: Decision
+    started_at: float
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended.
+
+    Args:
+        ending: Which counter it goes to.
+        error: The error, if there was one.
+        usage: Token counts, as far as they are known.
+        first_token_s: Seconds from the lease to the first chunk, if one came.
+    """
+
+    ending: Ending
+    error: InferenceError | None = None
+    usage: Usage = NO_USAGE
+    first_token_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A backend was leased; ``ticket`` is the one that waited for it, if one did."""
+
+    attempt: Attempt
+    ticket: Ticket | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Everybody who could serve is busy: a ticket waits."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nobody can serve, or no more may wait."""
+
+    error: InferenceError
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A ticket waited too long."""
+
+    ticket: Ticket
+    error: InferenceError
+
+
+Turn: TypeAlias = Granted | Expired
+
+
+class Router:
+    """Decides who serves. Every method takes the time; nothing blocks, nothing waits.
+
+    Args:
+        strategy: Name of the strategy.
+        rng: Source of random numbers.
+        external_policy: ``never``, ``named`` or ``any``.
+        default_models: Model of a request that names none, by task.
+        queue_size: Requests that may wait for one (task, model).
+        queue_timeout: Seconds a request may wait.
+    """
+
+    def __init__(
+        self,
+        strategy: str = "best_performance",
+        *,
+        rng: random.Random,
+        external_policy: str = "named",
+        default_models: Mapping[str, str] | None = None,
+        queue_size: int = 100,
+        queue_timeout: float = 30.0,
+    ) -> None:
+        self.registry = Registry()
+        self.eligibility = Eligibility(self.registry, external_policy, default_models)
+        self.strategy = make_strategy(strategy)
+        self.queue = Queue(queue_size)
+        self.queue_timeout = queue_timeout
+        self._rng = rng
+        self._closed: set[str] = set()
+
+    def register(self, entry: Registered, now: float) -> Registered | None:
+        """Adds a backend; one of the same id is replaced and returned.
+
+        Raises:
+            BadRequest: A bad field; nothing has changed then.
+        """
+        old = self.registry.add(entry)
+        self.refresh(entry, now)
+        return old
+
+    def unregister(self, backend_id: str, now: float) -> tuple[Registered | None, list[Turn]]:
+        """Takes a backend out; those who waited only for it are told."""
+        entry = self.registry.remove(backend_id)
+        self._closed.discard(backend_id)
+        return entry, self._serve(now)
+
+    def set_enabled(self, entry: Registered, now: float, *, enabled: bool) -> list[Turn]:
+        """Opens a backend for new requests, or drains it."""
+        if entry.enabled != enabled:
+            entry.enabled = enabled
+            self.registry.version += 1
+        return self._serve(now)
+
+    def begin(
+        self,
+        request: InferenceRequest,
+        now: float,
+        *,
+        number: int = 1,
+        excluded: frozenset[str] = frozenset(),
+    ) -> Granted | Queued | Refused:
+        """Leases a backend for an attempt, or lets the request wait, or says why not.
+
+        Args:
+            request: The request.
+            now: Time, seconds.
+            number: 1 for the first attempt.
+            excluded: Ids of backends already tried.
+        """
+        demand = self.eligibility.demand(request)
+        if request.model is None and demand.model is not None:
+            request = replace(request, model=demand.model)
+        eligible = self.eligibility.find(demand)
+        attempt = self._lease(request, demand, eligible, now, number, excluded)
+        if attempt is not None:
+            return Granted(attempt)
+        if not self._may_wait(eligible, excluded, now):
+            return Refused(self.eligibility.refusal(demand))
+        if self.queue.full(demand):
+            waiting = self.queue.counts().get((demand.task, demand.model), 0)
+            return Refused(
+                QueueFull(
+                    f"every backend for {demand.model or demand.task} is busy and {waiting} requests "
+                    "wait already",
+                    retry_after=1.0,
+                )
+            )
+        ticket = Ticket(request, demand, number, excluded, now, now + self.queue_timeout)
+        self.queue.add(ticket)
+        return Queued(ticket)
+
+    def finish(self, attempt: Attempt, outcome: Outcome, now: float) -> list[Turn]:
+        """Gives a lease back, learns from how it ended, and serves those who wait.
+
+        Returns:
+            Tickets that got a backend now.
+        """
+        if attempt.ended:
+            return []
+        attempt.ended = True
+        entry, request = attempt.backend, attempt.request
+        entry.in_flight -= 1
+        entry.stats.counters.end(outcome.ending)
+        elapsed = now - attempt.started_at
+        if outcome.ending == "ok":
+            entry.stats.succeeded(
+                model=request.model,
+                task=request.task,
+                stream=request.stream,
+                latency=elapsed,
+                first_token=outcome.first_token_s,
+                usage=outcome.usage,
+                now=now,
+            )
+            entry.health.succeeded()
+        else:
+            self._learn(entry, attempt, outcome, elapsed, now)
+        self.refresh(entry, now)
+        return self._serve(now)
+
+    def leave(self, ticket: Ticket) -> None:
+        """Takes a waiting request out; nothing happens if it is out already."""
+        self.queue.remove(ticket)
+
+    def tick(self, now: float) -> list[Turn]:
+        """Lets time pass: cool-downs end, tickets expire, free slots are served."""
+        for backend_id in list(self._closed):
+            entry = self.registry.get(backend_id)
+            if entry is None:
+                self._closed.discard(backend_id)
+            else:
+                entry.health.passed(now)
+                self.refresh(entry, now)
+        expired: list[Turn] = [
+            Expired(
+                ticket,
+                QueueFull(f"waited {now - ticket.since:.1f} s for a free backend", retry_after=1.0),
+            )
+            for ticket in self.queue.expired(now)
+        ]
+        return expired + self._serve(now)
+
+    @property
+    def next_tick(self) -> float | None:
+        """When ``tick`` has something to do; None while nothing waits for time."""
+        times = [self.queue.next_expiry()]
+        for backend_id in self._closed:
+            entry = self.registry.get(backend_id)
+            if entry is not None:
+                times.append(entry.health.closed_until)
+        return min((time for time in times if time is not None), default=None)
+
+    def probed(self, entry: Registered, probe: Probe, now: float) -> list[Turn]:
+        """Takes in what a probe found."""
+        entry.health.probed(probe, now)
+        if probe.capabilities is not None and probe.capabilities != entry.capabilities:
+            entry.capabilities = probe.capabilities
+            self.registry.version += 1
+        if probe.models is not None and probe.models != entry.models:
+            entry.models = probe.models
+            self.registry.version += 1
+        self.refresh(entry, now)
+        return self._serve(now)
+
+    def refresh(self, entry: Registered, now: float) -> None:
+        """Recomputes whether a backend is routable; a change drops the cached lists."""
+        routable = entry.health.routable(now)
+        if entry.health.returns_at(now) is None:
+            self._closed.discard(entry.backend_id)
+        else:
+            self._closed.add(entry.backend_id)
+        if routable != entry.routable:
+            entry.routable = routable
+            self.registry.version += 1
+
+    def choose(self, request: InferenceRequest, now: float) -> Registered | None:
+        """The backend that would be leased, without a lease; the strategy's turn advances."""
+        demand = self.eligibility.demand(request)
+        choice = self._choose(request, self.eligibility.find(demand), now, frozenset())
+        return choice[0] if choice else None
+
+    def explain(self, request: InferenceRequest, now: float) -> Decision:
+        """What ``begin`` would do and why, with every registered backend; nothing changes."""
+        demand = self.eligibility.demand(request)
+        rng = random.Random()  # noqa: S311 - a copy of the strategy's source, no secret
+        rng.setstate(self._rng.getstate())
+        scores: dict[str, float] = {}
+        winner: str | None = None
+        for tier in self.eligibility.find(demand).tiers:
+            scored = self.strategy.compare(Pool(tier, frozenset(), rng, now), request)
+            scores.update({entry.backend_id: score for score, entry in scored})
+            if scored and winner is None:
+                winner = pick(scored, rng).backend_id
+        candidates = []
+        for entry in self.registry:
+            reason = self.eligibility.unfit(entry, demand) or self.eligibility.closed(entry)
+            busy = "" if entry.free else f"busy: {entry.in_flight} of {entry.max_concurrency} in flight"
+            candidates.append(
+                Candidate(
+                    entry.backend_id,
+                    kept=reason is None,
+                    reason=reason or busy,
+                    score=scores.get(entry.backend_id),
+                    tier=self.eligibility.tier(entry, demand),
+                )
+            )
+        kept = sum(item.kept for item in candidates)
+        return Decision(self.strategy.name, winner, tuple(candidates), kept, demand.task, demand.model)
+
+    def waiting_for(self, entry: Registered) -> int:
+        """Requests in the queue that the backend could serve."""
+        if not len(self.queue):
+            return 0
+        return sum(self.eligibility.unfit(entry, ticket.demand) is None for ticket in self.queue)
+
+    def _choose(
+        self, request: InferenceRequest, eligible: Eligible, now: float, excluded: frozenset[str]
+    ) -> tuple[Registered, Decision] | None:
+        for number, tier in enumerate(eligible.tiers):
+            pool = Pool(tier, excluded, self._rng, now)
+            scored = self.strategy.compare(pool, request)
+            if not scored:
+                continue
+            winner = pick(scored, self._rng)
+            self.strategy.chosen(winner, pool)
+            candidates = tuple(
+                Candidate(entry.backend_id, kept=True, score=score, tier=number)
+                for score, entry in sorted(scored, key=lambda item: item[0])[:8]
+            )
+            model = request.model
+            if model is None and len(winner.models) == 1:
+                (model,) = winner.models
+            return winner, Decision(
+                self.strategy.name, winner.backend_id, candidates, eligible.count, request.task, model
+            )
+        return None
+
+    def _lease(
+        self,
+        request: InferenceRequest,
+        demand: Demand,
+        eligible: Eligible,
+        now: float,
+        number: int,
+        excluded: frozenset[str],
+    ) -> Attempt | None:
+        choice = self._choose(request, eligible, now, excluded)
+        if choice is None:
+            return None
+        entry, decision = choice
+        entry.in_flight += 1
+        entry.stats.counters.begin()
+        return Attempt(request, entry, number, decision, now)
+
+    def _may_wait(self, eligible: Eligible, excluded: frozenset[str], now: float) -> bool:
+        """Whether time or a freed slot can bring a backend that was not tried yet."""
+        if any(entry.backend_id not in excluded for tier in eligible.tiers for entry in tier):
+            return True
+        return any(
+            entry.backend_id not in excluded
+            and (at := entry.health.returns_at(now)) is not None
+            and at - now <= self.queue_timeout
+            for entry in eligible.closed
+        )
+
+    def _serve(self, now: float) -> list[Turn]:
+        granted: list[Turn] = []
+        if not len(self.queue):
+            return granted
+
+        def grant(ticket: Ticket) -> bool:
+            eligible = self.eligibility.find(ticket.demand)
+            attempt = self._lease(
+                ticket.request, ticket.demand, eligible, now, ticket.attempt, ticket.excluded
+            )
+            if attempt is None:
+                return False
+            granted.append(Granted(attempt, ticket))
+            return True
+
+        self.queue.serve(grant)
+        granted += [
+            Expired(ticket, self.eligibility.refusal(ticket.demand))
+            for ticket in self.queue
+            if not self._may_wait(self.eligibility.find(ticket.demand), ticket.excluded, now)
+            and self.queue.remove(ticket)
+        ]
+        return granted
+
+    def _learn(
+        self, entry: Registered, attempt: Attempt, outcome: Outcome, elapsed: float, now: float
+    ) -> None:
+        error = outcome.error
+        if error is None:
+            return
+        match classify(error):
+            case OutcomeClass.FAULT:
+                entry.stats.failed(
+                    model=attempt.request.model,
+                    task=attempt.request.task,
+                    stream=attempt.request.stream,
+                    elapsed=elapsed,
+                    now=now,
+                )
+                entry.health.failed(error, now)
+            case OutcomeClass.BUSY:
+                entry.health.busy(error, now)
+            case OutcomeClass.MISCONFIGURED:
+                entry.health.misconfigured(error)
+            case OutcomeClass.SUCCESS:
+                entry.health.succeeded()
+            case OutcomeClass.NONE:
+                pass

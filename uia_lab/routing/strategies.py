@@ -1,0 +1,169 @@
+"""How one backend is chosen among those that can serve and have a free slot."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
+from statistics import median
+from typing import Protocol
+
+from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.routing.registry import Registered
+
+ENTRY_POINTS = "uia_lab.strategies"
+DEFAULT_LATENCY_S = 1.0
+COMPARE_ALL = 4
+SAMPLE_TRIES = 8
+
+
+class Pool:
+    """The backends of one tier, seen for one request.
+
+    Args:
+        members: Routable backends that can serve it.
+        excluded: Ids already tried.
+        rng: Source of random numbers.
+        now: Time, seconds.
+    """
+
+    def __init__(
+        self, members: Sequence[Registered], excluded: frozenset[str], rng: random.Random, now: float
+    ) -> None:
+        self.members = members
+        self.excluded = excluded
+        self.rng = rng
+        self.now = now
+
+    def open(self, entry: Registered) -> bool:
+        """Whether the backend has a free slot and was not tried before."""
+        return entry.free and entry.backend_id not in self.excluded
+
+    def free(self) -> list[Registered]:
+        """All with a free slot, in stable order; costs a walk over all members."""
+        return [entry for entry in self.members if self.open(entry)]
+
+    def sample(self, count: int) -> list[Registered]:
+        """Up to ``count`` distinct free ones at random, without walking over a large pool."""
+        if len(self.members) <= COMPARE_ALL:
+            return self.free()
+        found: dict[str, Registered] = {}
+        for _ in range(SAMPLE_TRIES):
+            entry = self.members[int(self.rng.random() * len(self.members))]
+            if self.open(entry):
+                found[entry.backend_id] = entry
+                if len(found) == count:
+                    return list(found.values())
+        free = self.free()
+        return free if len(free) <= count else self.rng.sample(free, count)
+
+
+class Strategy(Protocol):
+    """One way to choose; an installed one is found by its entry point in ``uia_lab.strategies``."""
+
+    name: str
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """Scores of the backends it would compare, the lowest best; must change nothing."""
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Learns that the winner got the turn."""
+
+
+class RoundRobin:
+    """Smooth weighted round robin (nginx), keyed on the id, so that a status change restarts nothing."""
+
+    name = "round_robin"
+
+    def __init__(self) -> None:
+        self._credit: dict[str, float] = {}
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """The negated credit each would have after this turn's pay."""
+        del request
+        return [(-(self._credit.get(entry.backend_id, 0.0) + entry.weight), entry) for entry in pool.free()]
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Pays every candidate its weight and takes the sum from the winner."""
+        total = 0.0
+        for entry in pool.free():
+            self._credit[entry.backend_id] = self._credit.get(entry.backend_id, 0.0) + entry.weight
+            total += entry.weight
+        self._credit[winner.backend_id] -= total
+        if len(self._credit) > 2 * len(pool.members) + 64:
+            live = {entry.backend_id for entry in pool.members}
+            self._credit = {name: credit for name, credit in self._credit.items() if name in live}
+
+
+class LeastLoaded:
+    """The fewest requests in flight per weight."""
+
+    name = "least_loaded"
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """In-flight requests per weight."""
+        del request
+        return [(entry.in_flight / entry.weight, entry) for entry in pool.free()]
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Keeps nothing: the leases are its memory."""
+
+
+class BestPerformance:
+    """Power of two choices over ``(inflight + 1) * latency / weight / success``.
+
+    Latency is a peak EWMA per model and task: time to the first token for streams, time per output
+    token otherwise (Mitzenmacher 2001; Finagle). One not seen lately decays to the median of the peers;
+    one never seen counts as the best of them, so that a new backend is tried at once and not after
+    luck.
+    """
+
+    name = "best_performance"
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """The scores of two at random, of all where there are few."""
+        some = pool.sample(2)
+        estimates = [
+            entry.stats.estimate(request.model, request.task, stream=request.stream) for entry in some
+        ]
+        rest = median([known.value for known in estimates if known] or [DEFAULT_LATENCY_S])
+        latencies = [known.read(pool.now, rest) for known in estimates if known]
+        best = min(latencies, default=DEFAULT_LATENCY_S)
+        scored = []
+        for entry, estimate in zip(some, estimates, strict=True):
+            latency = best if estimate is None else estimate.read(pool.now, rest)
+            success = entry.stats.success(pool.now)
+            scored.append(((entry.in_flight + 1) * latency / entry.weight / success, entry))
+        return scored
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Keeps nothing: the statistics are its memory."""
+
+
+BUILT_IN: Mapping[str, Callable[[], Strategy]] = {
+    kind.name: kind for kind in (RoundRobin, LeastLoaded, BestPerformance)
+}
+
+
+@cache
+def _installed() -> dict[str, Callable[[], Strategy]]:
+    return {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
+
+
+def make_strategy(name: str) -> Strategy:
+    """A fresh strategy of that name.
+
+    Raises:
+        BadRequest: Unknown; the message lists the known ones.
+    """
+    known = {**_installed(), **BUILT_IN}
+    if name not in known:
+        raise BadRequest(f"unknown strategy {name!r}.{suggestion(str(name), known)}", param="strategy")
+    return known[name]()
+
+
+def pick(scored: Sequence[tuple[float, Registered]], rng: random.Random) -> Registered:
+    """The lowest score; a tie goes to one of the tied at random."""
+    best = min(score for score, _ in scored)
+    tied = [entry for score, entry in scored if score == best]
+    return tied[0] if len(tied) == 1 else tied[int(rng.random() * len(tied))]
