@@ -1,0 +1,492 @@
+"""BackendManager: registers backends, keeps them healthy, and takes each request through its journey."""
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from uia_lab.config import InferenceServiceConfig
+from uia_lab.domain.backends import (
+    Backend,
+    BackendCapabilities,
+    BackendInfo,
+    BackendMetrics,
+    BackendStatus,
+    BackendType,
+    member,
+)
+from uia_lab.domain.errors import BadRequest, NoBackendAvailable, suggestion
+from uia_lab.domain.requests import InferenceRequest, InferenceResult, Message
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION, canonical_task
+from uia_lab.manager.arguments import (
+    example_request,
+    make_entry,
+    make_request,
+    setting_names,
+    settings_of,
+)
+from uia_lab.manager.journey import Running, travel
+from uia_lab.manager.lifecycle import Lifecycle
+from uia_lab.manager.loops import LoopBound
+from uia_lab.manager.report import backend_info, status_report, topic_state
+from uia_lab.manager.stream import ResponseStream
+from uia_lab.manager.topics import Topics
+from uia_lab.routing.decision import Decision
+from uia_lab.routing.queues import Ticket
+from uia_lab.routing.registry import Registered, check_weight
+from uia_lab.routing.router import Attempt, Expired, Granted, Router, Turn
+from uia_lab.routing.stats import Counters
+from uia_lab.routing.strategies import make_strategy
+
+__all__ = [
+    "BackendCapabilities",
+    "BackendInfo",
+    "BackendManager",
+    "BackendMetrics",
+    "BackendStatus",
+    "BackendType",
+    "ResponseStream",
+    "get_backend_manager",
+]
+
+
+class BackendManager:
+    """Chooses the best backend for each request and moves the request on when one fails.
+
+    It belongs to the loop of its first asynchronous call. Synchronous methods may be called from any
+    thread; asynchronous ones from any loop.
+
+    Args:
+        config: An InferenceServiceConfig, or a mapping of ``load_balancing``, ``health_check_interval``,
+            ``enable_health_checks`` and any other of its settings.
+        clock: Seconds, monotonic.
+        rng: Source of random numbers for the strategies and jitter.
+
+    Raises:
+        ConfigError: An unknown setting or a bad value.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | InferenceServiceConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.settings = settings_of(config)
+        self.instance_id = f"uia-{uuid.uuid4().hex[:12]}"
+        self.clock = clock
+        self.totals = Counters()
+        self.running: dict[str, Running] = {}
+        self.waiting: dict[Ticket, asyncio.Future[Attempt]] = {}
+        self._rng = rng or random.Random()  # noqa: S311 - balancing needs no secrecy
+        self.router = Router(self.settings.load_balancing_strategy, rng=self._rng)
+        self._closed = False
+        self._loops = LoopBound()
+        self._timer: asyncio.TimerHandle | None = None
+        self._parts()
+        self._apply()
+
+    def __repr__(self) -> str:
+        return (
+            f"<BackendManager {self.instance_id}: {len(self.router.registry)} backends, {self.strategy_name}>"
+        )
+
+    def configure(self, config: Mapping[str, Any] | InferenceServiceConfig) -> None:
+        """Applies settings while it runs: of a mapping those named, of a configuration all.
+
+        Raises:
+            ConfigError: An unknown setting or a bad value; nothing has changed then.
+        """
+        settings = settings_of(config)
+        strategy = make_strategy(settings.load_balancing_strategy)
+
+        def change() -> None:
+            for name in setting_names(config):
+                setattr(self.settings, name, getattr(settings, name))
+            if self.settings.load_balancing_strategy != self.strategy_name:
+                self.router.strategy = strategy
+            self._apply()
+
+        self._loops.call(change)
+
+    def register_backend(
+        self,
+        backend_id: str,
+        backend_type: BackendType | str,
+        name: str,
+        instance: Backend | Callable[..., Any],
+        capabilities: BackendCapabilities | None = None,
+        endpoint: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        weight: float = 1.0,
+        max_concurrency: int | None = None,
+    ) -> BackendInfo:
+        """Adds a backend; one of the same id is replaced.
+
+        Args:
+            backend_id: Unique id.
+            backend_type: Its kind, as a member or its value.
+            name: Its name for people.
+            instance: A Backend, or a function, generator, async function or async generator that is called
+                with those of ``request, task, model, inputs, parameters`` it accepts.
+            capabilities: What it can do; an adapter's own ``capabilities`` when absent.
+            endpoint: Where it is; without credentials.
+            metadata: Free-form facts.
+            weight: Share of traffic against its peers, above 0.
+            max_concurrency: Requests at once; None for no bound.
+
+        Raises:
+            BadRequest: A bad field, named in ``param``; nothing has changed then.
+        """
+        entry = make_entry(
+            backend_id,
+            backend_type,
+            name,
+            instance,
+            capabilities,
+            endpoint,
+            metadata,
+            weight,
+            max_concurrency,
+            self.clock(),
+        )
+
+        def add() -> BackendInfo:
+            old = self.router.register(entry, self.clock())
+            if old is not None:
+                self._retire(old)
+            self.settle(self.router.tick(self.clock()))
+            return backend_info(self, entry)
+
+        return self._loops.call(add)
+
+    def unregister_backend(self, backend_id: str) -> bool:
+        """Takes a backend out and stops it; False if there was none."""
+
+        def remove() -> bool:
+            entry, turns = self.router.unregister(backend_id, self.clock())
+            if entry is not None:
+                self._retire(entry)
+            self.settle(turns)
+            return entry is not None
+
+        return self._loops.call(remove)
+
+    def get_backend(self, backend_id: str) -> BackendInfo | None:
+        """A snapshot of one backend, or None."""
+
+        def get() -> BackendInfo | None:
+            entry = self.router.registry.get(backend_id)
+            return None if entry is None else backend_info(self, entry)
+
+        return self._loops.call(get)
+
+    def list_backends(
+        self,
+        backend_type: BackendType | str | None = None,
+        status: BackendStatus | str | None = None,
+        task: str | None = None,
+    ) -> list[BackendInfo]:
+        """Snapshots of the backends of that type, status and task, in order of registration."""
+        kind = None if backend_type is None else member(BackendType, backend_type, "backend_type")
+        state = None if status is None else member(BackendStatus, status, "status")
+        wanted = None if task is None else canonical_task(task)
+        return self._loops.call(
+            lambda: [
+                backend_info(self, entry)
+                for entry in self.router.registry
+                if (kind is None or entry.type is kind)
+                and (state is None or entry.health.status is state)
+                and (wanted is None or wanted in entry.capabilities.supported_tasks)
+            ]
+        )
+
+    def select_backend_for_task(
+        self,
+        task: str,
+        model: str | None = None,
+        preferred_types: Iterable[BackendType | str] | None = None,
+        required_protocols: Iterable[str] | None = None,
+    ) -> BackendInfo | None:
+        """The backend that would serve now, or None; it is not leased, but the strategy's turn advances."""
+        request = example_request(task, model, preferred_types, required_protocols, None)
+
+        def select() -> BackendInfo | None:
+            entry = self.router.choose(request, self.clock())
+            return None if entry is None else backend_info(self, entry)
+
+        return self._loops.call(select)
+
+    def explain(
+        self,
+        task: str,
+        model: str | None = None,
+        preferred_types: Iterable[BackendType | str] | None = None,
+        required_protocols: Iterable[str] | None = None,
+        backend_id: str | None = None,
+    ) -> Decision:
+        """Who would serve such a request now, and why not the others; changes nothing."""
+        request = example_request(task, model, preferred_types, required_protocols, backend_id)
+        return self._loops.call(lambda: self.router.explain(request, self.clock()))
+
+    async def infer(
+        self,
+        task: str,
+        model: str | None = None,
+        inputs: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        **hints: Any,
+    ) -> InferenceResult:
+        """Serves one request and gives the whole answer.
+
+        Args:
+            task: Task name or alias.
+            model: Model name; None for the default local model.
+            inputs: Task inputs, or None with ``messages``.
+            parameters: Sampling and task parameters under their OpenAI names.
+            messages: Chat messages.
+            **hints: Fields of :class:`uia_lab.domain.requests.RoutingHints`.
+
+        Raises:
+            InferenceError: How the request failed.
+        """
+        return await self.run(make_request(task, model, inputs, parameters, messages, hints, stream=False))
+
+    def stream(
+        self,
+        task: str,
+        model: str | None = None,
+        inputs: Any = None,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        **hints: Any,
+    ) -> ResponseStream:
+        """The events of one answer as they come; arguments as in :meth:`infer`."""
+        return self.open(make_request(task, model, inputs, parameters, messages, hints, stream=True))
+
+    async def run(self, request: InferenceRequest) -> InferenceResult:
+        """Serves a request that is built already, and gives the whole answer."""
+        return await self.open(request).result()
+
+    def open(self, request: InferenceRequest) -> ResponseStream:
+        """The answer of a request that is built already; nothing runs before it is read.
+
+        Raises:
+            NoBackendAvailable: The manager is closed.
+        """
+        if self._closed:
+            raise NoBackendAvailable("the manager is closed")
+        self._bind()
+        return ResponseStream(request, travel(self, request), self._loops)
+
+    def cancel(self, request_id: str) -> bool:
+        """Ends a running request; its stream raises Cancelled. False if it is not running."""
+
+        def end() -> bool:
+            running = self.running.get(request_id)
+            if running is not None:
+                running.cancel()
+            return running is not None
+
+        return self._loops.call(end)
+
+    def owner_of(self, request_id: str) -> str | None:
+        """Name of the principal whose request is running under that id, if it is."""
+
+        def find() -> str | None:
+            running = self.running.get(request_id)
+            return None if running is None else running.request.principal
+
+        return self._loops.call(find)
+
+    @property
+    def strategy_name(self) -> str:
+        """Name of the strategy in force."""
+        return self.router.strategy.name
+
+    def set_strategy(self, name: str) -> None:
+        """Changes the strategy for the requests to come.
+
+        Raises:
+            BadRequest: Unknown; the message lists the known ones.
+        """
+        strategy = make_strategy(name)
+
+        def change() -> None:
+            self.router.strategy = strategy
+            self.settle([])
+
+        self._loops.call(change)
+
+    def drain(self, backend_id: str) -> BackendInfo:
+        """Sends no new requests to a backend; running ones end as they would."""
+        return self._set_enabled(backend_id, enabled=False)
+
+    def enable(self, backend_id: str) -> BackendInfo:
+        """Opens a drained backend again."""
+        return self._set_enabled(backend_id, enabled=True)
+
+    def set_weight(self, backend_id: str, weight: float) -> BackendInfo:
+        """Changes a backend's share of traffic.
+
+        Raises:
+            BadRequest: No such backend, or a weight that is not above 0.
+        """
+        check_weight(weight)
+
+        def change() -> BackendInfo:
+            entry = self._entry(backend_id)
+            entry.weight = float(weight)
+            self.settle([])
+            return backend_info(self, entry)
+
+        return self._loops.call(change)
+
+    async def probe(self, backend_id: str) -> BackendInfo:
+        """Looks at a backend now, free of charge, and gives what it found.
+
+        Raises:
+            BadRequest: No such backend.
+        """
+
+        async def look() -> BackendInfo:
+            entry = self._entry(backend_id)
+            await self.lifecycle.probe(entry)
+            return backend_info(self, entry)
+
+        self._bind()
+        return await self._loops.carry(look)
+
+    def get_backend_status_report(self) -> dict[str, Any]:
+        """The status of everything, JSON-ready; totals count requests, a backend's metrics attempts."""
+        return self._loops.call(lambda: status_report(self))
+
+    async def subscribe(self, topic: str) -> AsyncIterator[dict[str, Any]]:
+        """The state of a topic now and after each change, newest wins; close it with ``aclose()``.
+
+        Args:
+            topic: ``inference``, ``status``, ``backend`` or ``queue``.
+
+        Raises:
+            BadRequest: No such topic.
+        """
+        self._bind()
+        async with contextlib.aclosing(self._topics.subscribe(topic)) as states:
+            async for state in states:
+                yield state
+
+    async def aclose(self) -> None:
+        """Ends every request, stops every backend; the manager is of no more use then."""
+        self._closed = True
+        if self._loops.alive is not None:
+            await self._loops.carry(self._close)
+
+    async def _close(self) -> None:
+        for running in list(self.running.values()):
+            running.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._topics.aclose()
+        await self.lifecycle.aclose()
+
+    def settle(self, turns: list[Turn]) -> None:
+        """Hands backends to the requests that waited for them, and sets the one timer anew."""
+        for turn in turns:
+            future = self.waiting.get(turn.ticket) if turn.ticket is not None else None
+            match turn:
+                case Granted(attempt=attempt) if future is not None and not future.done():
+                    future.set_result(attempt)
+                case Expired(error=error) if future is not None and not future.done():
+                    future.set_exception(error)
+                    # The caller may have left in this very turn of the loop.
+                    future.exception()
+        loop = self._loops.alive
+        if loop is None:
+            return
+        self._topics.changed()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = self.router.next_tick
+        if due is not None and not self._closed:
+            self._timer = loop.call_later(max(0.0, due - self.clock()), self._tick)
+
+    def _tick(self) -> None:
+        self.settle(self.router.tick(self.clock()))
+
+    def _apply(self) -> None:
+        settings, router = self.settings, self.router
+        self.request_timeout = settings.request_timeout
+        self.max_attempts = settings.max_attempts
+        self.lifecycle.interval = settings.backend_health_check_interval
+        router.queue.size = settings.queue_size
+        router.queue_timeout = settings.queue_timeout
+        router.eligibility.external_policy = settings.external_policy
+        router.eligibility.default_models = {
+            TEXT_GENERATION: settings.default_model,
+            TEXT_EMBEDDING: settings.default_embedding_model,
+        }
+        # The cached lists were made under the old policy and defaults.
+        router.registry.version += 1
+        self.settle([])
+
+    def _parts(self) -> None:
+        self.lifecycle = Lifecycle(
+            self.router, self.clock, self._rng, self.settings.backend_health_check_interval, self.settle
+        )
+        self._topics = Topics(lambda topic: topic_state(self, topic))
+
+    def _bind(self) -> None:
+        loop = self._loops.bind(self._parts)
+        if self.settings.backend_health_checks and not self._closed and loop is asyncio.get_running_loop():
+            self.lifecycle.run_checks()
+
+    def _entry(self, backend_id: str) -> Registered:
+        entry = self.router.registry.get(backend_id)
+        if entry is None:
+            known = suggestion(str(backend_id), (item.backend_id for item in self.router.registry))
+            raise BadRequest(f"no backend {backend_id!r} is registered.{known}", param="backend_id")
+        return entry
+
+    def _set_enabled(self, backend_id: str, *, enabled: bool) -> BackendInfo:
+        def change() -> BackendInfo:
+            entry = self._entry(backend_id)
+            self.settle(self.router.set_enabled(entry, self.clock(), enabled=enabled))
+            return backend_info(self, entry)
+
+        return self._loops.call(change)
+
+    def _retire(self, entry: Registered) -> None:
+        if self._loops.alive is not None:
+            self.lifecycle.retire(entry)
+        self.lifecycle.wake()
+
+
+_shared: BackendManager | None = None
+_shared_lock = threading.Lock()
+
+
+def get_backend_manager(config: Mapping[str, Any] | InferenceServiceConfig | None = None) -> BackendManager:
+    """The manager of this process, made at the first call.
+
+    Args:
+        config: As for :class:`BackendManager`; a later one is applied to the manager there is.
+
+    Raises:
+        ConfigError: A bad setting, or a later value for one that cannot change while it runs.
+    """
+    global _shared  # noqa: PLW0603 - one manager a process is the point
+    with _shared_lock:
+        if _shared is None or _shared._closed:  # noqa: SLF001
+            _shared = BackendManager(config)
+        elif config is not None:
+            _shared.configure(config)
+        return _shared

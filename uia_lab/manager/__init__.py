@@ -1,0 +1,1 @@
+"""Parts of the manager: the journey of a request, the life of a backend, live topics."""
