@@ -12,7 +12,8 @@ def test_order_of_sources(monkeypatch):
     assert InferenceServiceConfig().backend_health_check_interval == 20
     file = Config({"InferenceServiceConfig": {"backend_health_check_interval": 30}})
     assert InferenceServiceConfig(config=file).backend_health_check_interval == 30
-    assert InferenceServiceConfig(config=file, backend_health_check_interval=40).backend_health_check_interval == 40
+    keyword = InferenceServiceConfig(config=file, backend_health_check_interval=40)
+    assert keyword.backend_health_check_interval == 40
 
 
 def test_environment_of_each_kind(monkeypatch):
@@ -50,7 +51,9 @@ def test_unknown_settings_are_errors_with_a_suggestion():
         InferenceServiceConfig(config=Config({"InferenceServiceConfig": {"queue_sise": 3}}))
 
 
-@pytest.mark.parametrize("bad", [{"queue_size": "many"}, {"max_attempts": 0}, {"enable_backend_manager": False}])
+@pytest.mark.parametrize(
+    "bad", [{"queue_size": "many"}, {"max_attempts": 0}, {"enable_backend_manager": False}]
+)
 def test_a_bad_value_names_the_setting(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         InferenceServiceConfig(**bad)

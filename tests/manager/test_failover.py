@@ -4,7 +4,7 @@ import pytest
 
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.errors import BackendFailed, BadRequest, DeadlineExceeded, RateLimited, StreamInterrupted
-from uia_lab.domain.events import Chunk
+from uia_lab.domain.events import Chunk, Finished, Started
 
 
 @pytest.fixture
@@ -37,6 +37,13 @@ async def test_it_moves_on_silently_before_the_first_content(manager, scripted, 
     assert (report["total_requests"], report["total_successful"]) == (1, 1)
 
 
+async def test_only_the_backend_that_answers_is_announced(manager, scripted, first_then):
+    first_then(scripted(BackendFailed("boom")))
+    events = [event async for event in manager.stream("generation", inputs="x")]
+    assert [type(event) for event in events] == [Started, Chunk, Finished]
+    assert (events[0].backend_id, events[0].attempt) == ("second", 2)
+
+
 async def test_an_answer_without_its_end_has_failed(manager, scripted, first_then):
     class Cut(scripted):
         async def infer(self, request):
@@ -52,11 +59,10 @@ async def test_an_answer_without_its_end_has_failed(manager, scripted, first_the
 
 async def test_after_content_the_stream_is_interrupted(manager, scripted, first_then):
     second = first_then(scripted("Once", BackendFailed("cut")))
-    got = []
+    stream = manager.stream("generation", inputs="x")
+    assert [type(await anext(stream)) for _ in range(2)] == [Started, Chunk]
     with pytest.raises(StreamInterrupted, match="first broke off after 1 chunks: cut"):
-        async for event in manager.stream("generation", inputs="x"):
-            got.append(event)
-    assert sum(isinstance(event, Chunk) for event in got) == 1
+        await anext(stream)
     assert second.requests == []
     assert manager.get_backend("first").status is BackendStatus.DEGRADED
 

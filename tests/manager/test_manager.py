@@ -59,7 +59,9 @@ def test_there_is_one_manager_a_process(monkeypatch):
 
 def test_it_works_without_a_loop():
     manager = BackendManager()
-    info = manager.register_backend("a", "gpu", "A", lambda inputs: inputs, TEXT, endpoint="http://u:p@127.0.0.1/")
+    info = manager.register_backend(
+        "a", "gpu", "A", lambda inputs: inputs, TEXT, endpoint="http://u:p@127.0.0.1/"
+    )
     assert info.status is BackendStatus.UNKNOWN
     assert info.endpoint == "http://127.0.0.1/"
     assert manager.select_backend_for_task("text-generation", "gpt2").backend_id == "a"
@@ -105,7 +107,8 @@ async def test_a_stream(manager, scripted):
 
 async def test_the_report_adds_up(manager, scripted):
     manager.register_backend("a", "gpu", "A", scripted("x", supported_models={"m"}))
-    manager.register_backend("bad", "api", "Bad", scripted(ValueError("no"), external=False, supported_models={"n"}))
+    bad = scripted(ValueError("no"), external=False, supported_models={"n"})
+    manager.register_backend("bad", "api", "Bad", bad)
     for _ in range(3):
         await manager.infer("generation", "m", "x")
     with pytest.raises(Exception, match="bad raised ValueError: no"):

@@ -112,7 +112,7 @@ def test_five_faults_in_a_row_close_a_backend_for_a_while(router, add, request_f
     assert not entry.routable
     assert "boom" in entry.health.reason
     waiting = router.begin(request_for(), 5.0)
-    assert isinstance(waiting, Queued), "those who come wait for the cool-down, which is shorter than the queue"
+    assert isinstance(waiting, Queued), "the cool-down is shorter than the queue's patience"
     assert router.tick(8.9) == []
     (turn,) = router.tick(9.0)
     router.finish(granted(turn), OK, 9.1)

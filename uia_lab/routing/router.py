@@ -10,7 +10,7 @@ from uia_lab.domain.errors import InferenceError, QueueFull
 from uia_lab.domain.events import Usage
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.decision import Candidate, Decision
-from uia_lab.routing.eligibility import Demand, Eligibility, Eligible
+from uia_lab.routing.eligibility import Eligibility, Eligible
 from uia_lab.routing.health import OutcomeClass, classify
 from uia_lab.routing.queues import Queue, Ticket
 from uia_lab.routing.registry import Registered, Registry
@@ -160,7 +160,7 @@ class Router:
         if request.model is None and demand.model is not None:
             request = replace(request, model=demand.model)
         eligible = self.eligibility.find(demand)
-        attempt = self._lease(request, demand, eligible, now, number, excluded)
+        attempt = self._lease(request, eligible, now, number, excluded)
         if attempt is not None:
             return Granted(attempt)
         if not self._may_wait(eligible, excluded, now):
@@ -327,7 +327,6 @@ class Router:
     def _lease(
         self,
         request: InferenceRequest,
-        demand: Demand,
         eligible: Eligible,
         now: float,
         number: int,
@@ -359,9 +358,7 @@ class Router:
 
         def grant(ticket: Ticket) -> bool:
             eligible = self.eligibility.find(ticket.demand)
-            attempt = self._lease(
-                ticket.request, ticket.demand, eligible, now, ticket.attempt, ticket.excluded
-            )
+            attempt = self._lease(ticket.request, eligible, now, ticket.attempt, ticket.excluded)
             if attempt is None:
                 return False
             granted.append(Granted(attempt, ticket))

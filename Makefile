@@ -1,0 +1,55 @@
+# Everything runs in .venv, made at the first call and kept while pyproject.toml and constraints.txt stay as they are.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# libp2p's fastecdsa is compiled: without gcc and the libgmp headers all but the p2p extra is installed.
+COMPILES := $(shell printf '\#include <gmp.h>\n' | $(or $(CC),cc) -E - >/dev/null 2>&1 && echo yes)
+EXTRAS := $(if $(COMPILES),all,engine,mcp,ray,reports)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test test-slow lint e2e bench clean
+
+help: ## what there is to make
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): about two minutes and 2.5 GB the first time."
+	$(if $(COMPILES),,@echo "No libgmp headers: installing without the p2p extra (Debian: apt-get install gcc libgmp-dev).")
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev]'
+	@$(BIN)/jupyter server extension enable --sys-prefix uia_lab_server >/dev/null 2>&1
+	@touch $@
+
+.PHONY: models
+models: $(READY)
+	@$(BIN)/python -m uia_lab models fetch
+
+lab: models ## JupyterLab, open on the first tutorial, with a real model
+	@echo "Starting JupyterLab; Ctrl-C twice ends it."
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/01_first_light.ipynb
+
+test: models ## the tests and the tutorials (a few minutes)
+	$(BIN)/python -m pytest -m "not e2e and not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=120 notebooks
+
+test-slow: models ## chaos, network namespaces, soak
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(READY) ## ruff, mypy, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+e2e: models ## a real JupyterLab in headless Chromium
+	$(BIN)/python -m pytest -m e2e tests/e2e $(PYTEST_ARGS)
+
+bench: models ## the benchmarks, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## everything that can be made again
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/e2e/screenshots
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,200 @@
+"""UnifiedInferenceService: builds, starts and stops all of the house; nothing else does."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from uia_lab.access.keys import KeyRing
+from uia_lab.backends.local import LocalBackend
+from uia_lab.config import InferenceServiceConfig
+from uia_lab.doors.application import HttpServer
+from uia_lab.engine.catalogue import Catalogue, model_cache_dir
+from uia_lab.engine.hardware import detect
+from uia_lab.inference_backend_manager import BackendManager, BackendType, get_backend_manager
+
+__all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """State of one part of the service.
+
+    Args:
+        state: ``running``, ``off`` (by configuration), ``unavailable`` (not in this version) or ``failed``.
+        reason: Why, in words.
+    """
+
+    state: str
+    reason: str
+
+
+class UnifiedInferenceService:
+    """The manager with its backends and doors, as one thing that starts and stops.
+
+    A part that cannot start is reported in :attr:`parts` and the rest runs. Use it as an asynchronous
+    context manager, or :meth:`start` and :meth:`stop` it, within a running loop.
+
+    Args:
+        config: Settings; the defaults when absent.
+        manager: A manager to use; the process-wide one when absent.
+    """
+
+    def __init__(
+        self, config: InferenceServiceConfig | None = None, *, manager: BackendManager | None = None
+    ) -> None:
+        self.config = config if config is not None else InferenceServiceConfig()
+        self.keys = KeyRing()
+        self._manager = manager if manager is not None else get_backend_manager(self.config)
+        self._server: HttpServer | None = None
+        self._parts: dict[str, Part] = {}
+        self._ready = False
+
+    def __repr__(self) -> str:
+        return f"<UnifiedInferenceService {self.instance_id}: {'ready' if self._ready else 'stopped'}>"
+
+    @property
+    def instance_id(self) -> str:
+        """The name of this service wherever it shows itself."""
+        return self._manager.instance_id
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has started and not been stopped."""
+        return self._ready
+
+    @property
+    def parts(self) -> dict[str, dict[str, str]]:
+        """State and reason of every part, by name."""
+        return {name: asdict(part) for name, part in self._parts.items()}
+
+    def get_backend_manager(self) -> BackendManager:
+        """The manager."""
+        return self._manager
+
+    def get_hf_server(self) -> HttpServer | None:
+        """The HTTP server, or None where none listens (switched off, or inside Jupyter)."""
+        return self._server
+
+    def get_p2p_node(self) -> None:
+        """The libp2p node; None, since this version has none."""
+        return
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self, *, listen: bool = True) -> None:
+        """Starts every part that is switched on.
+
+        Args:
+            listen: False where somebody else's server carries the doors.
+        """
+        config = self.config
+        self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")
+        await self._part("hardware", config.hf_enable_hardware_detection, self._look_at_hardware)
+        await self._part("local_models", config.enable_hf_server, self._offer_local_models)
+        self._parts["websocket"] = (
+            Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
+        )
+        self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
+        self._missing("api_backends", config.enable_api_backends, config.api_backends)
+        self._missing("cli_backends", config.enable_cli_backends, config.cli_backends)
+        if listen:
+            await self._part("http_server", config.enable_hf_server, self._listen)
+        self._ready = True
+
+    async def stop(self) -> None:
+        """Ends every request and closes every part; nothing of it is left behind."""
+        self._ready = False
+        if self._server is not None:
+            server, self._server = self._server, None
+            await self._within(server.stop(), "the HTTP server")
+        await self._within(self._manager.aclose(), "the manager")
+
+    async def _part(self, name: str, wanted: bool, start: Callable[[], Awaitable[str]]) -> None:
+        if not wanted:
+            self._parts[name] = Part("off", "switched off by configuration")
+            return
+        try:
+            self._parts[name] = Part("running", await start())
+        except Exception as error:  # noqa: BLE001
+            # Whatever keeps one part from starting, the others are of use without it.
+            log.warning("%s did not start: %s", name, error)
+            self._parts[name] = Part("failed", str(error))
+
+    def _missing(self, name: str, wanted: bool, listed: list[str]) -> None:
+        if wanted:
+            ignored = f"; ignored: {', '.join(listed)}" if listed else ""
+            self._parts[name] = Part("unavailable", f"not part of this version{ignored}")
+        else:
+            self._parts[name] = Part("off", "switched off by configuration")
+
+    async def _look_at_hardware(self) -> str:
+        return str(await asyncio.to_thread(detect))
+
+    async def _offer_local_models(self) -> str:
+        catalogue = Catalogue(model_cache_dir())
+        wanted = [self.config.default_model, self.config.default_embedding_model]
+        if self.config.hf_auto_discover_skills:
+            wanted += catalogue.names()
+        offered = []
+        for entry in {catalogue.entry(name).name: catalogue.entry(name) for name in wanted}.values():
+            backend = LocalBackend(entry, catalogue, keep_alive_s=self.config.model_keep_alive)
+            self._manager.register_backend(
+                f"local-{entry.name.lower()}",
+                BackendType.GPU,
+                entry.name,
+                backend,
+                backend.capabilities,
+                max_concurrency=backend.concurrency,
+            )
+            offered.append(entry.name)
+        return ", ".join(offered)
+
+    async def _listen(self) -> str:
+        config = self.config
+        if config.hf_server_host not in ("localhost", "::1") and not config.hf_server_host.startswith("127."):
+            log.warning(
+                "hf_server_host=%s is reachable from other machines: keys are all that protects the models",
+                config.hf_server_host,
+            )
+        server = HttpServer(self, config.hf_server_host, config.hf_server_port)
+        await server.start()
+        self._server = server
+        return server.url
+
+    async def _within(self, closing: Awaitable[Any], what: str) -> None:
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await closing
+        except TimeoutError:
+            log.error("%s did not close within %.0f s", what, STOP_TIMEOUT_S)  # noqa: TRY400
+
+
+async def start_unified_service(config: InferenceServiceConfig | None = None) -> UnifiedInferenceService:
+    """Builds the service and starts it.
+
+    Args:
+        config: Settings; the defaults when absent.
+
+    Returns:
+        The running service; ``await service.stop()`` ends it.
+    """
+    service = UnifiedInferenceService(config)
+    await service.start()
+    return service
