@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): about two minutes and 2.5 GB the first time."
 	$(if $(COMPILES),,@echo "No libgmp headers: installing without the p2p extra (Debian: apt-get install gcc libgmp-dev).")
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS),dev]'
 	@$(BIN)/jupyter server extension enable --sys-prefix uia_lab_server >/dev/null 2>&1
 	@touch $@
 
