@@ -1,0 +1,1 @@
+"""One adapter a kind of backend. An adapter translates and decides nothing."""

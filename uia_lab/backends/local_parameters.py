@@ -1,0 +1,58 @@
+"""Which parameters a local model follows, and which it must refuse instead of dropping."""
+
+from typing import Any
+
+from uia_lab.domain.errors import Unsupported
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.engine.catalogue import CatalogueEntry
+
+_REFUSED = frozenset(
+    {
+        "audio",
+        "best_of",
+        "function_call",
+        "functions",
+        "grammar",
+        "guided_choice",
+        "guided_json",
+        "guided_regex",
+        "images",
+        "json_schema",
+        "modalities",
+        "num_beams",
+        "prediction",
+        "response_format",
+        "suffix",
+        "tool_choice",
+        "tools",
+        "web_search_options",
+    }
+)
+# Values that ask for nothing beyond what happens anyway.
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "num_beams": (1,),
+    "response_format": ({"type": "text"}, "text"),
+    "tool_choice": ("none", "auto"),
+}
+
+
+def refuse_unsupported(request: InferenceRequest, entry: CatalogueEntry) -> None:
+    """Refuses what the model cannot do; unknown and harmless parameters (``user``) pass.
+
+    Raises:
+        Unsupported: ``param`` names what it cannot do.
+    """
+    if request.task != entry.task:
+        raise Unsupported(f"{entry.name} is for {entry.task}, not for {request.task}", param="task")
+    for name, value in request.parameters.items():
+        if name in _REFUSED and value and value not in _HARMLESS.get(name, ()):
+            raise Unsupported(f"{entry.name} on this machine cannot do {name!r}", param=name)
+    for message in request.messages or ():
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind != "text":
+                raise Unsupported(f"{entry.name} reads text only, not {kind!r} parts", param="messages")

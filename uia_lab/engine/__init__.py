@@ -1,0 +1,1 @@
+"""Local models: which ones there are, how they come, and the processes that run them."""
