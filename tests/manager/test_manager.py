@@ -66,7 +66,7 @@ def test_it_works_without_a_loop():
     assert info.endpoint == "http://127.0.0.1/"
     assert manager.select_backend_for_task("text-generation", "gpt2").backend_id == "a"
     assert manager.select_backend_for_task("text-embedding") is None
-    assert manager.drain("a").routable is True
+    assert manager.drain("a").routable is False
     assert manager.select_backend_for_task("generation") is None
     manager.enable("a")
     assert manager.set_weight("a", 2).weight == 2.0

@@ -89,7 +89,7 @@ class Registered:
             name=self.name,
             type=self.type,
             status=self.health.status,
-            routable=self.routable,
+            routable=self.routable and self.enabled,
             reason=reason,
             capabilities=self.capabilities,
             models=self.models,

@@ -1,0 +1,150 @@
+import asyncio
+import json
+
+import aiohttp
+import pytest
+
+from uia_lab.doors import websocket
+from uia_lab.doors.updates import Updates
+
+TOKEN = "uia-test-key-of-read"
+
+
+@pytest.fixture
+async def ws(house):
+    async with house.session.ws_connect(f"{house.server.url}ws/me?token={TOKEN}") as ws:
+        yield ws
+
+
+async def receive(ws, kind=None, seconds=3.0):
+    """The next message, or the next one of a type."""
+    async with asyncio.timeout(seconds):
+        while True:
+            message = await ws.receive_json()
+            assert isinstance(message["timestamp"], float)
+            if kind in (None, message["type"]):
+                return message
+
+
+async def ask(ws, **message):
+    await ws.send_json(message)
+    return await receive(ws)
+
+
+async def test_greeting_ping_status(house, ws):
+    hello = await receive(ws)
+    assert (hello["type"], hello["status"], hello["client_id"]) == ("connection", "connected", "me")
+    assert hello["instance_id"] == house.service.instance_id
+    assert {"connection_id", "version"} <= set(hello)
+    assert (await ask(ws, type="ping"))["type"] == "pong"
+    summary = await ask(ws, type="status")
+    assert (summary["type"], summary["detail_level"]) == ("status", "summary")
+    assert "backends" not in summary["backend_status"]
+    full = await ask(ws, type="status", details="full")
+    assert len(full["backend_status"]["backends"]) == 6
+
+
+async def test_bad_messages_get_an_error_and_the_socket_stays_open(ws, monkeypatch):
+    monkeypatch.setattr(websocket, "MAX_MESSAGE", 1000)
+    await receive(ws)
+    for raw, code in (
+        ("no json", "bad_request"),
+        ("[1]", "bad_request"),
+        ("[" * 900, "bad_request"),
+        ("x" * 2000, "bad_request"),
+        ('{"type": 3}', "unknown_message"),
+        ('{"type": "dance", "request_id": "r"}', "unknown_message"),
+        ('{"type": "inference", "request_id": "r"}', "unsupported_message"),
+        ('{"type": "register"}', "unsupported_message"),
+        ('{"type": "status", "details": "some"}', "bad_request"),
+        ('{"type": "subscribe"}', "bad_request"),
+        ('{"type": "subscribe", "topics": ["status", "weather"]}', "bad_request"),
+    ):
+        await ws.send_str(raw)
+        error = await receive(ws)
+        assert (error["type"], error["code"]) == ("error", code), raw
+        assert error.get("request_id") == ("r" if '"r"' in raw else None)
+    assert (await ask(ws, type="ping"))["type"] == "pong"
+
+
+async def test_subscriptions_give_a_snapshot_then_changes(house, ws):
+    await receive(ws)
+    subscribed = await ask(ws, type="subscribe", topics=["status", "queue", "inference", "backend", "status"])
+    assert subscribed["topics"] == ["status", "queue", "inference", "backend"]
+    first = {}
+    while len(first) < 4:
+        update = await receive(ws, "update")
+        first.setdefault(update["topic"], update)
+    assert {item["sequence"] for item in first.values()} == {0}
+    async with house.chat() as response:
+        await response.read()
+    async with asyncio.timeout(3):
+        while True:
+            update = await receive(ws, "update")
+            if update["topic"] == "status" and update["data"]["total_successful"] == 1:
+                break
+    assert update["sequence"] >= 1
+    await ws.send_json({"type": "unsubscribe", "topics": ["status", "queue", "inference", "backend"]})
+    assert len((await receive(ws, "unsubscribed"))["topics"]) == 4
+    async with house.chat() as response:
+        await response.read()
+    await asyncio.sleep(0.2)
+    assert (await ask(ws, type="ping"))["type"] == "pong"
+
+
+async def test_two_sockets_may_use_one_id(house, ws):
+    await receive(ws)
+    async with house.session.ws_connect(f"{house.server.url}ws/me?token={TOKEN}") as other:
+        await receive(other)
+        assert (await ask(other, type="ping"))["type"] == "pong"
+        assert (await ask(ws, type="ping"))["type"] == "pong"
+
+
+async def test_closing_ends_the_subscriptions(house, ws):
+    await receive(ws)
+    await ask(ws, type="subscribe", topics=["status", "backend"])
+    await ws.close()
+    doors = house.server.application.settings["uia_open_doors"]
+    async with asyncio.timeout(2):
+        while len(doors):
+            await asyncio.sleep(0.01)
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-update")]
+
+
+async def test_the_newest_state_wins_for_a_slow_reader():
+    states, sent, room = asyncio.Queue(), [], asyncio.Event()
+
+    async def subscribe(topic):
+        while True:
+            yield {"n": await states.get()}
+
+    async def send(name, /, **fields):
+        sent.append((fields["sequence"], fields["data"]["n"]))
+        await room.wait()
+
+    updates = Updates(subscribe, send)
+    updates.add(["status"])
+    for number in range(50):
+        states.put_nowait(number)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    room.set()
+    await asyncio.sleep(0.01)
+    assert len(sent) <= 3
+    assert sent[-1][1] == 49
+    assert [sequence for sequence, _ in sent] == list(range(len(sent)))
+    await updates.close()
+
+
+async def test_the_door_can_be_switched_off(house):
+    house.service.config.enable_websocket = False
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await house.session.ws_connect(f"{house.server.url}ws/me?token={TOKEN}")
+    assert caught.value.status == 404
+
+
+async def test_a_page_elsewhere_may_connect_with_a_key(house):
+    headers = {"Origin": "https://elsewhere.example", "Sec-Fetch-Site": "cross-site"}
+    url = f"{house.server.url}ws/me?token={TOKEN}"
+    async with house.session.ws_connect(url, headers=headers) as ws:
+        assert json.loads((await ws.receive()).data)["type"] == "connection"

@@ -1,0 +1,269 @@
+"""The extension in a real Jupyter server, in a process of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "the-token-of-this-jupyter-server"
+HELLO = {"model": "echo", "messages": [{"role": "user", "content": "hi there"}]}
+
+# A second extension that stands for what users register, and shows what kernels inherit.
+HELPER = """
+import os
+from uia_lab.domain.backends import BackendCapabilities
+from uia_lab.inference_backend_manager import get_backend_manager
+
+def echo(inputs):
+    return inputs[-1]["content"]
+
+def environment():
+    return os.environ["UIA_LAB_URL"] + " " + os.environ["UIA_LAB_TOKEN"]
+
+def _jupyter_server_extension_points():
+    return [{"module": "uia_test_helper"}]
+
+def _load_jupyter_server_extension(serverapp):
+    for function in (echo, environment):
+        name = function.__name__
+        capabilities = BackendCapabilities({"text-generation"}, {name})
+        get_backend_manager().register_backend(name, "gpu", name, function, capabilities)
+"""
+
+
+@dataclass
+class Jupyter:
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+    @property
+    def doors(self):
+        return self.url + "uia/"
+
+
+def launch(folder, *options):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (folder / "uia_test_helper.py").write_text(HELPER)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "jupyter_server_extension", folder))),
+        "JUPYTER_TOKEN": TOKEN,
+        "JUPYTER_NO_CONFIG": "1",
+        **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
+    }
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+                f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.base_url=/nb/",
+                f"--ServerApp.root_dir={folder}",
+                "--ServerApp.jpserver_extensions={'uia_lab_server': True, 'uia_test_helper': True}",
+                "--InferenceServiceConfig.enable_hf_server=False", *options,
+            ],
+            env=environment, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    return Jupyter(f"http://127.0.0.1:{port}/nb/", process, log)
+
+
+def finish(jupyter):
+    jupyter.process.send_signal(signal.SIGTERM)
+    try:
+        jupyter.process.wait(15)
+    finally:
+        jupyter.process.kill()
+        jupyter.process.wait()
+
+
+async def listening(jupyter):
+    deadline = time.monotonic() + 30
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(jupyter.doors + "health") as response:
+                    assert response.status == 200, jupyter.log.read_text()
+                    return
+            except aiohttp.ClientConnectionError:
+                assert jupyter.process.poll() is None, jupyter.log.read_text()
+                assert time.monotonic() < deadline, jupyter.log.read_text()
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
+    jupyter = launch(tmp_path_factory.mktemp("jupyter"), "--ServerApp.allow_unauthenticated_access=False")
+    asyncio.run(listening(jupyter))
+    yield jupyter
+    finish(jupyter)
+    text = jupyter.log.read_text()
+    assert "Traceback" not in text
+    assert "uia-" not in text.replace("uia-lab", "")
+    assert "JupyterServerAuthWarning" not in text
+
+
+@pytest.fixture
+async def session():
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        yield session
+
+
+def with_token(token=TOKEN):
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def kernel_key(session, jupyter):
+    body = {"model": "environment", "messages": HELLO["messages"]}
+    url = jupyter.doors + "v1/chat/completions"
+    async with session.post(url, json=body, headers=with_token()) as response:
+        answer = await response.json()
+    return answer["choices"][0]["message"]["content"].split()
+
+
+async def log_in(session, jupyter):
+    """Logs in as a browser does; gives the header that proves the page is Jupyter's own."""
+    async with session.get(jupyter.url + "login") as response:
+        await response.read()
+        xsrf = response.cookies["_xsrf"].value
+    data = {"password": TOKEN, "_xsrf": xsrf}
+    async with session.post(jupyter.url + "login", data=data, allow_redirects=False) as response:
+        assert response.status == 302
+    return {"X-XSRFToken": xsrf}
+
+
+async def test_jupyters_token_opens_every_door(jupyter, session):
+    async with session.get(jupyter.doors + "status", headers=with_token()) as response:
+        assert response.status == 200
+        report = await response.json()
+    assert {item["id"] for item in report["backends"]} == {"echo", "environment"}
+    assert report["parts"]["local_models"]["state"] == "off"
+    async with session.post(
+        jupyter.doors + "v1/chat/completions", json=HELLO, headers={"Authorization": f"token {TOKEN}"}
+    ) as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "hi there"
+    async with session.put(
+        jupyter.doors + "strategy", json={"name": "round_robin"}, headers=with_token()
+    ) as response:
+        assert response.status == 200
+
+
+async def test_a_stream_ends_properly(jupyter, session):
+    url = jupyter.doors + "v1/chat/completions"
+    async with session.post(url, json=HELLO | {"stream": True}, headers=with_token()) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert (await response.text()).endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "status"), ("POST", "v1/chat/completions"), ("GET", "ws/x"), ("PUT", "strategy"), ("GET", "no")],
+)
+async def test_strangers_get_401_in_the_envelope(jupyter, session, method, path):
+    for headers in ({}, with_token("uia-not-a-key-of-ours"), {"Cookie": "username-x=forged"}):
+        async with session.request(method, jupyter.doors + path, headers=headers, json={}) as response:
+            assert response.status == 401
+            assert (await response.json())["error"]["type"] == "authentication_error"
+
+
+async def test_a_browser_needs_its_xsrf_token(jupyter, session):
+    proof = await log_in(session, jupyter)
+    url = jupyter.doors + "v1/chat/completions"
+    async with session.get(jupyter.doors + "status") as response:
+        assert response.status == 200
+    async with session.post(url, json=HELLO) as response:
+        assert (response.status, set(await response.json())) == (403, {"error"})
+    async with session.post(url, json=HELLO, headers=proof) as response:
+        assert response.status == 200
+    foreign = {"Origin": "https://elsewhere.example"}
+    async with session.post(url, json=HELLO, headers=proof | foreign) as response:
+        assert response.status in (403, 404)
+    async with session.get(jupyter.doors + "status", headers=foreign) as response:
+        assert response.status == 403
+
+
+async def test_a_browsers_socket(jupyter, session):
+    await log_in(session, jupyter)
+    origin = {"Origin": jupyter.url.removesuffix("/nb/")}
+    async with session.ws_connect(jupyter.doors + "ws/page", headers=origin) as ws:
+        assert (await ws.receive_json())["type"] == "connection"
+        await ws.send_json({"type": "subscribe", "topics": ["status"]})
+        assert (await ws.receive_json())["type"] == "subscribed"
+        assert (await ws.receive_json())["data"]["total_backends"] == 2
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await session.ws_connect(jupyter.doors + "ws/page", headers={"Origin": "https://elsewhere.example"})
+    assert caught.value.status == 403
+
+
+async def test_kernels_get_a_key_that_opens_our_doors_and_nothing_of_jupyters(jupyter, session):
+    url, key = await kernel_key(session, jupyter)
+    session.cookie_jar.clear()
+    assert url == jupyter.doors
+    async with aiohttp.ClientSession(headers=with_token(key)) as kernel:
+        async with kernel.get(url + "status") as response:
+            assert response.status == 200
+            assert "Set-Cookie" not in response.headers
+        async with kernel.post(url + "v1/chat/completions", json=HELLO) as response:
+            assert response.status == 200
+        async with kernel.ws_connect(f"{url}ws/kernel?token={key}") as ws:
+            assert (await ws.receive_json())["type"] == "connection"
+        for path in ("api/kernels", "api/contents", "api/terminals", "api/sessions", "api/status", "lab"):
+            for options in ({}, {"params": {"token": key}}):
+                async with kernel.get(jupyter.url + path, allow_redirects=False, **options) as response:
+                    assert response.status in (302, 401, 403, 404), path
+        async with kernel.post(jupyter.url + "api/kernels", json={}) as response:
+            assert response.status == 403
+    headers = {"x-api-key": key}
+    async with session.get(jupyter.url + "api/kernels", headers=headers, allow_redirects=False) as response:
+        assert response.status in (302, 403)
+
+
+async def test_polling_is_no_activity_but_inference_is(jupyter, session):
+    async def last_activity():
+        async with session.get(jupyter.url + "api/status", headers=with_token()) as response:
+            return (await response.json())["last_activity"]
+
+    before = await last_activity()
+    for path in ("status", "metrics", "backends"):
+        async with session.get(jupyter.doors + path, headers=with_token()) as response:
+            assert response.status == 200
+    async with session.ws_connect(jupyter.doors + "ws/x", headers=with_token()) as ws:
+        await ws.receive()
+    assert await last_activity() == before
+    url = jupyter.doors + "v1/chat/completions"
+    async with session.post(url, json=HELLO, headers=with_token()) as response:
+        assert response.status == 200
+    assert await last_activity() > before
+
+
+async def test_our_figures_are_on_jupyters_metrics_too(jupyter, session):
+    async with session.get(jupyter.url + "metrics", headers=with_token()) as response:
+        text = await response.text()
+    assert 'uia_backend_routable{backend="echo",type="gpu"} 1.0' in text
+
+
+async def test_a_bad_setting_leaves_jupyter_running(tmp_path, session):
+    jupyter = launch(tmp_path, "--InferenceServiceConfig.queue_size=-3")
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                async with session.get(jupyter.url + "api/status", headers=with_token()) as response:
+                    assert response.status == 200
+                    break
+            except aiohttp.ClientConnectionError:
+                assert jupyter.process.poll() is None
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        assert "queue_size" in jupyter.log.read_text()
+    finally:
+        finish(jupyter)

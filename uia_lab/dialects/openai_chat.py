@@ -1,0 +1,210 @@
+"""``POST /v1/chat/completions``: the wire to a call, and events to the wire."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from uia_lab.dialects import sse
+from uia_lab.dialects.answer import Answer, as_text, logprob_entries
+from uia_lab.dialects.fields import Fields
+from uia_lab.dialects.json_body import decode_object, kind
+from uia_lab.dialects.openai_call import Call, sampling, streaming, usage_object
+from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Text, ToolCall
+from uia_lab.domain.tasks import TEXT_GENERATION
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+_LARGEST_ANSWER = 10_000_000
+
+
+def parse(body: bytes) -> Call:
+    """The call in a body; fields we do not know are ignored.
+
+    Raises:
+        BadRequest: The body or one of its fields is wrong; ``param`` names the field.
+    """
+    values = decode_object(body)
+    fields = Fields(values)
+    stream, include_usage = streaming(fields)
+    parameters = sampling(fields) | _own(fields)
+    return Call(
+        TEXT_GENERATION,
+        model=fields.text("model", 512),
+        messages=_messages(values.get("messages")),
+        parameters=parameters,
+        stream=stream,
+        include_usage=include_usage,
+        choices=parameters.get("n", 1),
+        hints=fields.mapping("uia") or {},
+    )
+
+
+def _own(fields: Fields) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "max_tokens": fields.whole("max_tokens", 1, _LARGEST_ANSWER),
+        "max_completion_tokens": fields.whole("max_completion_tokens", 1, _LARGEST_ANSWER),
+        "logprobs": fields.flag("logprobs") or None,
+        "top_logprobs": fields.whole("top_logprobs", 0, 20),
+        "reasoning_effort": fields.text("reasoning_effort", 32),
+        "audio": fields.mapping("audio"),
+        "functions": fields.objects("functions") or None,
+        "tools": fields.objects("tools") or None,
+    }
+    if values["top_logprobs"] is not None and not values["logprobs"]:
+        raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    form = fields.mapping("response_format")
+    # Plain text and text-only answers are what every backend gives: no feature to ask for.
+    values["response_format"] = None if form == {"type": "text"} else form
+    modalities = fields.strings("modalities")
+    values["modalities"] = None if modalities == ["text"] else modalities
+    if values["tools"]:
+        values["tool_choice"] = fields.values.get("tool_choice")
+        values["parallel_tool_calls"] = fields.values.get("parallel_tool_calls")
+    if values["functions"]:
+        values["function_call"] = fields.values.get("function_call")
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    if value is None:
+        raise BadRequest("messages is missing", param="messages")
+    if not isinstance(value, list) or not value:
+        raise BadRequest("messages must be a list with at least one message", param="messages")
+    for index, message in enumerate(value):
+        _check_message(message, f"messages[{index}]")
+    return value
+
+
+def _check_message(message: Any, param: str) -> None:
+    if not isinstance(message, dict):
+        raise BadRequest(f"{param} must be an object, not {kind(message)}", param=param)
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        hint = suggestion(role[:40] if isinstance(role, str) else "", ROLES)
+        raise BadRequest(f"{param}.role is {kind(role)}.{hint}", param=f"{param}.role")
+    content = message.get("content")
+    if content is None:
+        if role == "assistant":
+            return
+        raise BadRequest(f"{param}.content is missing", param=f"{param}.content")
+    if isinstance(content, str):
+        return
+    if not isinstance(content, list) or not content:
+        raise BadRequest(
+            f"{param}.content must be a string or a list of parts, not {kind(content)}",
+            param=f"{param}.content",
+        )
+    for index, part in enumerate(content):
+        where = f"{param}.content[{index}]"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise BadRequest(f"{where} must be an object with a type", param=where)
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise BadRequest(f"{where}.text must be a string", param=f"{where}.text")
+
+
+def completion_id(request_id: str) -> str:
+    """The id of an answer, made from the request's so that one leads to the other."""
+    return f"chatcmpl-{request_id.removeprefix('req-')}"
+
+
+def whole(call: Call, request_id: str, answer: Answer) -> dict[str, Any]:
+    """The body of an answer that was not streamed."""
+    return {
+        "id": completion_id(request_id),
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": call.model or answer.backend_id,
+        "choices": [
+            {
+                "index": index,
+                "message": _message(answer, index),
+                "logprobs": _logprobs(choice.logprobs),
+                "finish_reason": answer.finish_reason(index),
+            }
+            for index, choice in enumerate(answer.choices)
+        ],
+        "usage": usage_object(answer.finished.usage),
+        "system_fingerprint": None,
+    }
+
+
+def _message(answer: Answer, index: int) -> dict[str, Any]:
+    choice = answer.choices[index]
+    calls = [choice.tool_calls[key] for key in sorted(choice.tool_calls)]
+    # Clients take content null as "the answer is the tool calls".
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text or (None if calls else "")}
+    if calls:
+        message["tool_calls"] = calls
+    if choice.reasoning:
+        message["reasoning_content"] = "".join(choice.reasoning)
+    return message
+
+
+class Stream:
+    """Renders the events of one answer as ``chat.completion.chunk`` events.
+
+    Args:
+        call: The call that is answered.
+        request_id: Its id.
+        backend_id: Who serves; names the model where the call named none.
+    """
+
+    def __init__(self, call: Call, request_id: str, backend_id: str) -> None:
+        self._call = call
+        self._head = {
+            "id": completion_id(request_id),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": call.model or backend_id,
+            "system_fingerprint": None,
+        }
+        self._opened: set[int] = set()
+
+    def render(self, event: Event) -> bytes:
+        """The bytes of one event; none for events the dialect does not show."""
+        if isinstance(event, Chunk):
+            return self._piece(event.choice, _delta(event), logprobs=_logprobs(event.logprobs))
+        return self._end(event) if isinstance(event, Finished) else b""
+
+    def _piece(
+        self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Any = None
+    ) -> bytes:
+        if index not in self._opened:
+            self._opened.add(index)
+            delta = {"role": "assistant", "content": ""} | delta
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return sse.event(self._head | {"choices": [choice]})
+
+    def _end(self, finished: Finished) -> bytes:
+        out = []
+        if not self._opened and finished.result is not None:
+            out.append(self._piece(0, {"content": as_text(finished.result)}))
+        reasons = finished.finish_reasons
+        for index in range(max(self._call.choices, len(self._opened))):
+            reason = reasons[index] if index < len(reasons) else finished.finish_reason
+            out.append(self._piece(index, {}, reason))
+        if self._call.include_usage:
+            out.append(sse.event(self._head | {"choices": [], "usage": usage_object(finished.usage)}))
+        return b"".join(out) + sse.DONE
+
+
+def _delta(chunk: Chunk) -> dict[str, Any]:
+    delta = chunk.delta
+    if isinstance(delta, Text):
+        return {"content": delta.text}
+    if isinstance(delta, Reasoning):
+        return {"reasoning_content": delta.text}
+    if isinstance(delta, ToolCall):
+        function: dict[str, Any] = {"arguments": delta.arguments}
+        call: dict[str, Any] = {"index": delta.index, "function": function}
+        if delta.name is not None:
+            function["name"] = delta.name
+        if delta.id is not None:
+            call |= {"id": delta.id, "type": "function"}
+        return {"tool_calls": [call]}
+    return {"content": as_text(delta.value)}
+
+
+def _logprobs(logprobs: Any) -> Mapping[str, Any] | None:
+    entries = logprob_entries(logprobs)
+    return {"content": entries, "refusal": None} if entries else None

@@ -1,0 +1,197 @@
+"""A door that runs inference and sends the answer, whole or as a stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Protocol
+
+from tornado.iostream import StreamClosedError
+
+from uia_lab.access.principals import INFER
+from uia_lab.dialects import sse
+from uia_lab.dialects.answer import Answer
+from uia_lab.dialects.hints import passed_through, routing_hints
+from uia_lab.dialects.openai_call import Call
+from uia_lab.dialects.openai_errors import envelope, error_envelope
+from uia_lab.domain.errors import InferenceError, NoBackendAvailable
+from uia_lab.domain.events import Event, Started
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.doors.base import Door, log
+
+TOUCH_S = 5.0
+
+
+class Rendering(Protocol):
+    """Turns events into the bytes of a dialect's stream."""
+
+    def render(self, event: Event) -> bytes:
+        """The bytes of one event, the stream's end included."""
+
+
+class AnsweringDoor(Door):
+    """Base of the inference doors; a dialect supplies the three methods in the middle."""
+
+    scope: ClassVar[str | None] = INFER
+    _gone = False
+    _request: InferenceRequest | None = None
+    _touched = 0.0
+    _backend_id = ""
+
+    def parse(self, body: bytes) -> Call:
+        """The call in the body."""
+        raise NotImplementedError
+
+    def whole(self, call: Call, answer: Answer) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        raise NotImplementedError
+
+    def rendering(self, call: Call, backend_id: str) -> Rendering:
+        """A fresh renderer of the dialect's stream."""
+        raise NotImplementedError
+
+    async def post(self) -> None:
+        """Runs one inference."""
+        call = self.parse(self.request.body)
+        self._request = call.request(
+            self.request_id,
+            self.principal.name,
+            routing_hints(self.request.headers, call.hints),
+            passed_through(self.request.headers),
+        )
+        if self._gone:
+            return
+        if self.open_doors.closing:
+            raise NoBackendAvailable("the server is stopping", retry_after=5)
+        self._note()
+        self.open_doors.enter(self)
+        try:
+            await (self._stream(call, self._request) if call.stream else self._complete(call, self._request))
+        except InferenceError:
+            if not self._gone:
+                raise
+        except StreamClosedError:
+            self._gone = True
+        finally:
+            self.open_doors.leave(self)
+
+    async def _complete(self, call: Call, request: InferenceRequest) -> None:
+        answer = Answer(call.choices)
+        async with self.manager.open(request) as events:
+            async for event in events:
+                answer.add(event)
+                self._note()
+                # A backend that never waits would otherwise keep the loop from everybody else.
+                await asyncio.sleep(0)
+        if not self._gone:
+            self.set_header("x-uia-backend", answer.backend_id)
+            self.answer(self.whole(call, answer))
+
+    async def _stream(self, call: Call, request: InferenceRequest) -> None:
+        async with self.manager.open(request) as events:
+            try:
+                first = await self._first(events)
+                rendering = self.rendering(call, self._backend_id)
+                self._open()
+                await self._send(rendering.render(first))
+                async for event in events:
+                    if piece := rendering.render(event):
+                        await self._send(piece)
+            except StreamClosedError:
+                raise
+            except Exception as error:
+                if not self._headers_written or self._gone:
+                    raise
+                await self._send(self._failure(error))
+        if not self._gone:
+            self.finish()
+
+    async def _first(self, events: AsyncIterator[Event]) -> Event:
+        """The first event with content; while it does not come, comments keep the client waiting."""
+        pending = asyncio.ensure_future(self._content(events))
+        patience = self.timings.hold_s
+        try:
+            while not (await asyncio.wait({pending}, timeout=patience))[0]:
+                self._open()
+                await self._send(sse.WAITING)
+                patience = self.timings.waiting_s
+            return pending.result()
+        finally:
+            pending.cancel()
+            # Its error has been raised above, or does not matter any more.
+            await asyncio.gather(pending, return_exceptions=True)
+
+    async def _content(self, events: AsyncIterator[Event]) -> Event:
+        async for event in events:
+            if not isinstance(event, Started):
+                return event
+            self._backend_id = event.backend_id
+        raise RuntimeError("the answer had neither content nor an end")
+
+    def _open(self) -> None:
+        """Fixes status and headers; from here on an error is an event of the stream."""
+        if self._headers_written:
+            return
+        self.set_header("Content-Type", sse.CONTENT_TYPE)
+        self.set_header("Cache-Control", "no-cache, no-store")
+        # Proxies such as nginx would otherwise collect the stream before passing it on.
+        self.set_header("X-Accel-Buffering", "no")
+        # Before the first content only the manager knows whom it is trying.
+        running = self.manager.running.get(self.request_id)
+        backend_id = self._backend_id or (running.backend_id if running is not None else None)
+        if backend_id:
+            self.set_header("x-uia-backend", backend_id)
+
+    async def _send(self, piece: bytes) -> None:
+        """Writes and waits until the client has room for more.
+
+        Raises:
+            StreamClosedError: The client is gone, or has not read for too long.
+        """
+        if self._gone:
+            raise StreamClosedError
+        self._note()
+        self.write(piece)
+        sent = self.flush()
+        if not sent.done():
+            try:
+                async with asyncio.timeout(self.timings.stalled_s):
+                    await sent
+            except TimeoutError:
+                log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
+                self._drop()
+        else:
+            await sent
+            # A backend that never waits would otherwise keep the loop from seeing that the client left.
+            await asyncio.sleep(0)
+
+    def _drop(self) -> None:
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None:
+            stream.close()
+        self._gone = True
+        raise StreamClosedError
+
+    def _failure(self, error: Exception) -> bytes:
+        """The event that ends a stream which has broken; no ``[DONE]`` follows it."""
+        if isinstance(error, InferenceError):
+            return sse.event(error_envelope(error), "error")
+        log.error("unexpected error in the stream of %s", self.request_id, exc_info=error)
+        text = f"an internal error, logged under {self.request_id}"
+        return sse.event(envelope(500, text, "internal_error"), "error")
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        if now - self._touched > TOUCH_S:
+            self._touched = now
+            self.touch()
+
+    def hang_up(self) -> None:
+        """Cancels the request under way."""
+        self.manager.cancel(self.request_id)
+
+    def on_connection_close(self) -> None:
+        """Cancels the request at once, whether it waits, runs or streams."""
+        self._gone = True
+        if self._request is not None:
+            self.manager.cancel(self.request_id)
+        super().on_connection_close()

@@ -1,0 +1,203 @@
+"""What every door does: identity, body, errors, and a clean end."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tornado.iostream import StreamClosedError
+from tornado.web import HTTPError, RequestHandler
+
+from uia_lab.access.credentials import bearer
+from uia_lab.access.principals import READ, Principal
+from uia_lab.dialects.json_body import decode_object, encode
+from uia_lab.dialects.openai_errors import envelope, error_envelope
+from uia_lab.domain.errors import InferenceError, Unauthenticated
+from uia_lab.domain.requests import new_request_id
+
+if TYPE_CHECKING:
+    from uia_lab.doors.open_doors import OpenDoors
+    from uia_lab.inference_backend_manager import BackendManager
+    from uia_lab.unified_inference_service import UnifiedInferenceService
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """How long doors wait, in seconds.
+
+    Args:
+        hold_s: For the first content of a stream before its headers are sent all the same.
+        waiting_s: Between two comments that keep a silent stream open.
+        stalled_s: For a client that does not read before it is dropped.
+    """
+
+    hold_s: float = 5.0
+    waiting_s: float = 10.0
+    stalled_s: float = 30.0
+
+
+class Door(RequestHandler):
+    """Base of the doors: who comes in is known before anything else is looked at.
+
+    A mount (standalone or Jupyter) mixes in :meth:`identify`, the identities it knows besides our keys.
+    """
+
+    scope: ClassVar[str | None] = READ
+    """Scope it takes to come in; None for everybody."""
+    method_scopes: ClassVar[Mapping[str, str]] = {}
+    """Scopes of methods that take another one."""
+    key_in_query: ClassVar[bool] = False
+    """Whether ``?token=`` is read, for clients that cannot set headers."""
+
+    request_id: str = ""
+    principal: Principal
+    by_key = False
+    """Whether the identity came by one of our keys, which no browser sends on its own."""
+
+    @property
+    def service(self) -> "UnifiedInferenceService":
+        """The service this door belongs to."""
+        service: UnifiedInferenceService = self.settings["uia_service"]
+        return service
+
+    @property
+    def manager(self) -> "BackendManager":
+        """The manager requests go to."""
+        return self.service.get_backend_manager()
+
+    @property
+    def open_doors(self) -> "OpenDoors":
+        """Everything of this mount that is under way."""
+        doors: OpenDoors = self.settings["uia_open_doors"]
+        return doors
+
+    @property
+    def timings(self) -> Timings:
+        """How long this mount waits."""
+        timings: Timings = self.settings.get("uia_timings") or Timings()
+        return timings
+
+    def set_default_headers(self) -> None:
+        """Headers of every answer, errors included."""
+        super().set_default_headers()
+        self.request_id = self.request_id or new_request_id()
+        self.clear_header("Server")
+        self.set_header("x-request-id", self.request_id)
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("Content-Type", "application/json")
+
+    def needed_scope(self) -> str | None:
+        """The scope this request takes."""
+        return self.method_scopes.get(self.request.method or "", self.scope)
+
+    async def prepare(self) -> None:
+        """Finds out who asks.
+
+        Raises:
+            Unauthenticated: Nobody we know.
+            NotAllowed: Somebody without the scope.
+            HTTPError: The body is too large.
+        """
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None and not stream.closed():
+            stream.set_nodelay(True)
+        scope = self.needed_scope()
+        if scope is not None:
+            self.principal = await self._authenticated()
+            self.principal.require(scope)
+        if len(self.request.body) > MAX_BODY:
+            raise HTTPError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
+
+    async def _authenticated(self) -> Principal:
+        token = self.get_query_argument("token", None) if self.key_in_query else None
+        key = bearer(self.request.headers, token)
+        principal = None if key is None else self.service.keys.verify(key)
+        if principal is not None:
+            self.by_key = True
+            self.welcome(principal)
+            return principal
+        principal = await self.identify()
+        if principal is None:
+            raise Unauthenticated(
+                "the key is not valid" if key else "no key was given; send Authorization: Bearer <key>"
+            )
+        return principal
+
+    def welcome(self, principal: Principal) -> None:
+        """A key was accepted; a mount may note that."""
+
+    async def identify(self) -> Principal | None:
+        """Who asks, by the means of the mount other than our keys."""
+        raise NotImplementedError
+
+    def touch(self) -> None:
+        """Inference is going on; a mount that is culled when idle notes that."""
+
+    def json_body(self) -> dict[str, Any]:
+        """The body as a JSON object.
+
+        Raises:
+            BadRequest: It is none.
+        """
+        return decode_object(self.request.body)
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        """Sends a JSON answer."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        self.finish(encode(value))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Sends an error in the envelope; an unexpected one without its internals."""
+        error = (kwargs.get("exc_info") or (None, None, None))[1]
+        self.set_header("Content-Type", "application/json")
+        if isinstance(error, InferenceError):
+            self.set_status(error.http_status, None if error.http_status in _KNOWN else error.code)
+            if error.retry_after is not None:
+                self.set_header("Retry-After", str(max(1, round(error.retry_after))))
+            if isinstance(error, Unauthenticated):
+                self.set_header("WWW-Authenticate", 'Bearer realm="uia_lab"')
+            self.finish(encode(error_envelope(error)))
+            return
+        phrase = HTTPStatus(status_code).phrase if status_code in _KNOWN else "error"
+        message = ""
+        if isinstance(error, HTTPError) and status_code < 500:
+            message = error.get_message() or ""
+        text = message or (
+            f"an internal error, logged under {self.request_id}" if status_code >= 500 else phrase
+        )
+        code = "internal_error" if status_code >= 500 else phrase.lower().replace(" ", "_")
+        self.finish(encode(envelope(status_code, text, code)))
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        """Logs what nobody expected, without the address's query, which may hold a key."""
+        if isinstance(value, (InferenceError, HTTPError, StreamClosedError)):
+            log.debug("%s %s: %s", self.request_id, self._request_summary(), value)
+        elif typ is not None and value is not None:
+            log.error(
+                "unexpected error in %s (%s)",
+                self._request_summary(),
+                self.request_id,
+                exc_info=(typ, value, tb),
+            )
+
+    def _request_summary(self) -> str:
+        return f"{self.request.method} {self.request.path} ({self.request.remote_ip})"
+
+    def hang_up(self) -> None:
+        """The mount stops: ends what this door has under way."""
+
+
+_KNOWN = {int(status) for status in HTTPStatus}

@@ -1,0 +1,32 @@
+"""The one table of doors; both mounts are made from it."""
+
+from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
+from uia_lab.doors.base import Door
+from uia_lab.doors.metrics import MetricsDoor
+from uia_lab.doors.models import ModelDoor, ModelsDoor
+from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
+from uia_lab.doors.requests import RequestDoor
+from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
+from uia_lab.doors.websocket import SocketDoor
+
+
+def routes() -> list[tuple[str, type[Door]]]:
+    """Patterns rooted at ``/`` and their doors, in the order they are tried."""
+    return [
+        (r"/v1/chat/completions", ChatDoor),
+        (r"/v1/completions", CompletionsDoor),
+        (r"/v1/embeddings", EmbeddingsDoor),
+        (r"/v1/models", ModelsDoor),
+        (r"/v1/models/(.+)", ModelDoor),
+        (r"/status", StatusDoor),
+        (r"/health", HealthDoor),
+        (r"/ready", ReadyDoor),
+        (r"/backends", BackendsDoor),
+        (r"/backends/([^/]+)", BackendDoor),
+        (r"/backends/([^/]+)/probe", ProbeDoor),
+        (r"/strategy", StrategyDoor),
+        (r"/requests/([^/]+)", RequestDoor),
+        (r"/metrics", MetricsDoor),
+        (r"/ws/([^/]+)", SocketDoor),
+        (r"/(.*)", NothingDoor),
+    ]
