@@ -14,10 +14,10 @@ from uia_lab.dialects.json_body import decode_object, encode, kind
 from uia_lab.domain.errors import BadRequest, InferenceError, suggestion
 from uia_lab.doors.base import Door, log
 from uia_lab.doors.updates import Updates
+from uia_lab.manager.topics import TOPICS
 
 MAX_MESSAGE = 4 * 1024 * 1024
 CLOSE_S = 1.0
-TOPICS = ("inference", "status", "backend", "queue")
 # These come with a later protocol step; saying so is better than calling them unknown.
 ANNOUNCED = frozenset({"inference", "cancel", "register", "result", "chunk", "complete", "fail"})
 
