@@ -77,7 +77,7 @@ class Attempted(msgspec.Struct, frozen=True):
 
 
 class Started(msgspec.Struct, frozen=True):
-    """A backend has accepted the request; comes before its first chunk.
+    """A backend answers: comes with the first content, when no other can take over silently any more.
 
     Args:
         backend_id: Who serves.

@@ -206,7 +206,8 @@ async def _attempt(
         patience = FIRST_CHUNK_S if entry.capabilities.supports_streaming else deadline - host.clock()
         if entry.type is BackendType.GPU:
             patience = max(patience, LOCAL_FIRST_CHUNK_S)
-        yield Started(name, attempt.number, attempt.decision.to_dict())
+        # Told with the first content: until then another backend may take over silently.
+        started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
         while True:
             if run.cancelled:
                 raise Cancelled("the request was cancelled")
@@ -217,6 +218,9 @@ async def _attempt(
                 event = await run.wait(anext(source), max(0.0, min(left, patience)), late)
             except StopAsyncIteration:
                 raise BackendFailed(f"{name} ended its answer without saying that it was whole") from None
+            if started is not None and not isinstance(event, Started):
+                yield started
+                started = None
             if isinstance(event, Chunk):
                 if first_at is None:
                     first_at = host.clock()
