@@ -20,6 +20,7 @@ from uia_lab.domain.backends import (
     member,
 )
 from uia_lab.domain.errors import BadRequest, NoBackendAvailable, suggestion
+from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest, InferenceResult, Message
 from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION, canonical_task
 from uia_lab.manager.arguments import (
@@ -29,18 +30,27 @@ from uia_lab.manager.arguments import (
     setting_names,
     settings_of,
 )
-from uia_lab.manager.journey import Running, travel
+from uia_lab.manager.journey import travel
 from uia_lab.manager.lifecycle import Lifecycle
 from uia_lab.manager.loops import LoopBound
-from uia_lab.manager.report import backend_info, status_report, topic_state
+from uia_lab.manager.report import (
+    backend_info,
+    backend_infos,
+    maybe_info,
+    status_report,
+    topic_state,
+    transitions,
+)
+from uia_lab.manager.running import Running
 from uia_lab.manager.stream import ResponseStream
 from uia_lab.manager.topics import Topics
 from uia_lab.routing.decision import Decision
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.registry import Registered, check_weight
-from uia_lab.routing.router import Attempt, Expired, Granted, Router, Turn
+from uia_lab.routing.router import Router
 from uia_lab.routing.stats import Counters
 from uia_lab.routing.strategies import make_strategy
+from uia_lab.routing.turns import Attempt, Expired, Granted, Turn
 
 __all__ = [
     "BackendCapabilities",
@@ -82,9 +92,11 @@ class BackendManager:
         self.clock = clock
         self.totals = Counters()
         self.running: dict[str, Running] = {}
+        self.on_record: Callable[[RequestRecord], None] | None = None
+        self.log_prompts = False
         self.waiting: dict[Ticket, asyncio.Future[Attempt]] = {}
-        self._rng = rng or random.Random()  # noqa: S311 - balancing needs no secrecy
-        self.router = Router(self.settings.load_balancing_strategy, rng=self._rng)
+        self.rng = rng or random.Random()  # noqa: S311 - balancing needs no secrecy
+        self.router = Router(self.settings.load_balancing_strategy, rng=self.rng)
         self._closed = False
         self._loops = LoopBound()
         self._timer: asyncio.TimerHandle | None = None
@@ -179,12 +191,7 @@ class BackendManager:
 
     def get_backend(self, backend_id: str) -> BackendInfo | None:
         """A snapshot of one backend, or None."""
-
-        def get() -> BackendInfo | None:
-            entry = self.router.registry.get(backend_id)
-            return None if entry is None else backend_info(self, entry)
-
-        return self._loops.call(get)
+        return self._loops.call(lambda: maybe_info(self, self.router.registry.get(backend_id)))
 
     def list_backends(
         self,
@@ -196,15 +203,7 @@ class BackendManager:
         kind = None if backend_type is None else member(BackendType, backend_type, "backend_type")
         state = None if status is None else member(BackendStatus, status, "status")
         wanted = None if task is None else canonical_task(task)
-        return self._loops.call(
-            lambda: [
-                backend_info(self, entry)
-                for entry in self.router.registry
-                if (kind is None or entry.type is kind)
-                and (state is None or entry.health.status is state)
-                and (wanted is None or wanted in entry.capabilities.supported_tasks)
-            ]
-        )
+        return self._loops.call(lambda: backend_infos(self, kind, state, wanted))
 
     def select_backend_for_task(
         self,
@@ -216,11 +215,7 @@ class BackendManager:
         """The backend that would serve now, or None; it is not leased, but the strategy's turn advances."""
         request = example_request(task, model, preferred_types, required_protocols, None)
 
-        def select() -> BackendInfo | None:
-            entry = self.router.choose(request, self.clock())
-            return None if entry is None else backend_info(self, entry)
-
-        return self._loops.call(select)
+        return self._loops.call(lambda: maybe_info(self, self.router.choose(request, self.clock())))
 
     def explain(
         self,
@@ -325,6 +320,32 @@ class BackendManager:
             self.settle([])
 
         self._loops.call(change)
+
+    @property
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """The fallback chains that people named, each with its targets, best first."""
+        return self._loops.call(lambda: dict(self.router.eligibility.aliases))
+
+    def set_alias(self, name: str, targets: Sequence[str]) -> None:
+        """Defines or replaces a fallback chain, which requests name in place of a model.
+
+        Args:
+            name: Its name.
+            targets: ``model``, ``backend:model`` or ``type:model``, best first.
+
+        Raises:
+            BadRequest: A bad name or target.
+        """
+        self._loops.call(lambda: self.router.set_alias(name, targets))
+
+    def delete_alias(self, name: str) -> bool:
+        """Forgets a fallback chain; False if there was none."""
+        return self._loops.call(lambda: self.router.delete_alias(name))
+
+    @property
+    def transitions(self) -> list[dict[str, Any]]:
+        """The latest changes of status, oldest first: ``backend_id, was, status, routable, reason, at``."""
+        return self._loops.call(lambda: transitions(self))
 
     def drain(self, backend_id: str) -> BackendInfo:
         """Sends no new requests to a backend; running ones end as they would."""
@@ -440,7 +461,7 @@ class BackendManager:
 
     def _parts(self) -> None:
         self.lifecycle = Lifecycle(
-            self.router, self.clock, self._rng, self.settings.backend_health_check_interval, self.settle
+            self.router, self.clock, self.rng, self.settings.backend_health_check_interval, self.settle
         )
         self._topics = Topics(lambda topic: topic_state(self, topic))
 

@@ -107,8 +107,8 @@ async def test_one_deadline_over_everything(manager, scripted, first_then):
 async def test_a_silent_backend_is_left_for_another(manager, scripted, first_then, monkeypatch):
     import asyncio
 
-    monkeypatch.setattr("uia_lab.manager.journey.LOCAL_FIRST_CHUNK_S", 0.1)
-    monkeypatch.setattr("uia_lab.manager.journey.FIRST_CHUNK_S", 0.1)
+    monkeypatch.setattr("uia_lab.manager.attempt.LOCAL_FIRST_CHUNK_S", 0.1)
+    monkeypatch.setattr("uia_lab.manager.attempt.FIRST_CHUNK_S", 0.1)
     first_then(scripted(asyncio.Event()))
     result = await manager.infer("generation", inputs="x")
     assert result.text == "saved"

@@ -4,7 +4,7 @@ import pytest
 
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BadRequest, ModelNotFound, NoBackendAvailable
-from uia_lab.routing.router import Granted, Refused
+from uia_lab.routing.turns import Granted, Refused
 
 
 def winner(router, request):

@@ -10,7 +10,8 @@ from uia_lab.domain.backends import BackendCapabilities, BackendStatus, BackendT
 from uia_lab.domain.errors import BackendFailed, BadRequest, RateLimited
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.routing.registry import Registered
-from uia_lab.routing.router import Expired, Granted, Outcome, Queued, Router
+from uia_lab.routing.router import Router
+from uia_lab.routing.turns import Expired, Granted, Outcome, Queued
 
 OUTCOMES = [
     Outcome("ok"),
@@ -123,6 +124,22 @@ class Machine(RuleBasedStateMachine):
             assert entry.max_concurrency is None or held <= entry.max_concurrency
 
     @invariant()
+    def no_more_than_half_are_ejected(self):
+        eligibility = self.router.eligibility
+        for model in (None, "m", "n"):
+            demand = eligibility.demand(InferenceRequest("text-generation", model, "x"))
+            let_in = {entry for tier in eligibility.find(demand).tiers for entry in tier.members}
+            fitting = [e for e in self.router.registry if e.enabled and eligibility.unfit(e, demand) is None]
+            out = [entry for entry in fitting if entry.health.ejected and entry not in let_in]
+            assert len(out) <= max(1, len(fitting) // 2)
+
+    @invariant()
+    def one_trial_at_a_time(self):
+        for entry in self.entries:
+            trials = [attempt for attempt in self.leased if attempt.backend is entry and attempt.trial]
+            assert not entry.health.breaker.half_open or len(trials) <= 1
+
+    @invariant()
     def nobody_waits_unseen(self):
         assert set(self.router.queue) == self.queued
         assert sum(self.router.queue.counts().values()) == len(self.queued)
@@ -131,7 +148,7 @@ class Machine(RuleBasedStateMachine):
     def nobody_waits_beside_a_free_backend(self):
         for ticket in self.queued:
             eligible = self.router.eligibility.find(ticket.demand)
-            assert not any(entry.free for tier in eligible.tiers for entry in tier)
+            assert not any(entry.free for tier in eligible.tiers for entry in tier.members)
 
 
 Machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -4,7 +4,7 @@ import pytest
 
 from uia_lab.domain.backends import BackendStatus, BackendType, Probe
 from uia_lab.domain.errors import BackendFailed, NoBackendAvailable, QueueFull, RateLimited
-from uia_lab.routing.router import Expired, Granted, Outcome, Queued, Refused
+from uia_lab.routing.turns import Expired, Granted, Outcome, Queued, Refused
 
 OK = Outcome("ok")
 
@@ -95,10 +95,10 @@ def test_a_tried_backend_is_not_tried_again(router, add, request_for):
     add("b")
     first = granted(router.begin(request_for(), 0.0))
     second = granted(
-        router.begin(request_for(), 0.0, number=2, excluded=frozenset({first.backend.backend_id}))
+        router.begin(request_for(), 0.0, number=2, excluded=frozenset({(first.backend.backend_id, "m")}))
     )
     assert second.backend is not first.backend
-    answer = router.begin(request_for(), 0.0, number=3, excluded=frozenset({"a", "b"}))
+    answer = router.begin(request_for(), 0.0, number=3, excluded=frozenset({("a", "m"), ("b", "m")}))
     assert isinstance(answer, Refused)
     assert isinstance(answer.error, NoBackendAvailable)
 
@@ -113,9 +113,12 @@ def test_five_faults_in_a_row_close_a_backend_for_a_while(router, add, request_f
     assert "boom" in entry.health.reason
     waiting = router.begin(request_for(), 5.0)
     assert isinstance(waiting, Queued), "the cool-down is shorter than the queue's patience"
-    assert router.tick(8.9) == []
-    (turn,) = router.tick(9.0)
-    router.finish(granted(turn), OK, 9.1)
+    assert router.tick(7.9) == []
+    (turn,) = router.tick(10.0)
+    assert isinstance(router.begin(request_for(), 10.0), Queued), "one trial at a time"
+    (turn,) = router.finish(granted(turn), OK, 10.1)
+    assert entry.health.status is BackendStatus.DEGRADED
+    router.finish(granted(turn), OK, 10.2)
     assert entry.health.status is BackendStatus.HEALTHY
 
 
@@ -125,7 +128,7 @@ def test_back_pressure_is_no_fault(router, add, request_for):
     while (attempt := granted(router.begin(request_for(), 0.0))).backend is not entry:
         router.finish(attempt, OK, 0.0)
     router.finish(attempt, Outcome("rejected", RateLimited("slow down", retry_after=7.0)), 0.0)
-    assert entry.health.failures == 0
+    assert entry.health.breaker.consecutive == 0
     assert not entry.routable
     assert all(granted(router.begin(request_for(), 1.0)).backend is other for _ in range(4))
     router.tick(7.0)

@@ -7,8 +7,9 @@ import pytest
 
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Usage
-from uia_lab.routing.router import Outcome, Router
+from uia_lab.routing.router import Router
 from uia_lab.routing.strategies import make_strategy
+from uia_lab.routing.turns import Outcome
 
 
 def serve(router, request, now=0.0, seconds=0.0, outcome=None):
@@ -108,6 +109,74 @@ def test_large_pools_are_sampled(router, add, request_for):
 
 
 def test_an_unknown_strategy_is_refused_with_the_list():
-    with pytest.raises(BadRequest, match=r"best_performance, least_loaded, round_robin") as caught:
+    with pytest.raises(BadRequest, match=r"best_performance, cost, least_loaded") as caught:
         make_strategy("fastest")
     assert caught.value.param == "strategy"
+
+
+def test_weighted_random_keeps_to_the_weights(router, add, request_for):
+    router.strategy = make_strategy("weighted_random")
+    add("a", weight=3.0)
+    add("b")
+    counts = Counter(serve(router, request_for()) for _ in range(2000))
+    assert 1400 < counts["a"] < 1600
+
+
+def test_affinity_keeps_a_session_and_moves_little_when_a_backend_leaves(router, add, request_for):
+    router.strategy = make_strategy("prefix_affinity")
+    for name in "abcd":
+        add(name)
+    homes = {session: serve(router, request_for(session_id=session)) for session in map(str, range(200))}
+    assert set(homes.values()) == set("abcd")
+    assert all(serve(router, request_for(session_id=session)) == home for session, home in homes.items())
+    router.unregister("a", 0.0)
+    moved = [s for s, home in homes.items() if serve(router, request_for(session_id=s)) != home]
+    assert {homes[session] for session in moved} == {"a"}, "only those of the one that left move"
+
+
+def test_affinity_yields_to_load(router, add, request_for):
+    router.strategy = make_strategy("prefix_affinity")
+    for name in "abcd":
+        add(name)
+    held = [router.begin(request_for(session_id="s"), 0.0).attempt.backend for _ in range(60)]
+    loads = Counter(entry.backend_id for entry in held)
+    assert max(loads.values()) <= 30
+    assert len(loads) > 1
+
+
+def test_cost_takes_the_cheapest_and_spreads_over_equals(router, add, request_for):
+    router.strategy = make_strategy("cost")
+    cheap, dear, free = add("cheap"), add("dear"), add("free", max_concurrency=1)
+    import dataclasses
+
+    cheap.capabilities = dataclasses.replace(cheap.capabilities, price={"input": 0.1, "output": 0.2})
+    dear.capabilities = dataclasses.replace(dear.capabilities, price={"input": 3.0, "output": 15.0})
+    assert free.capabilities.price is None
+    first = router.begin(request_for(), 0.0).attempt
+    assert first.backend is free
+    assert router.begin(request_for(), 0.0).attempt.backend is cheap
+    other = add("cheap2")
+    other.capabilities = cheap.capabilities
+    assert router.begin(request_for(), 0.0).attempt.backend is other, "the less loaded of two equals"
+
+
+def test_best_performance_looks_again_at_one_it_has_left_alone(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    slow, _ = add("slow"), add("fast")
+    now, seconds = 0.0, {"slow": 10.0, "fast": 0.01}
+
+    def turn():
+        nonlocal now
+        attempt = router.begin(request_for(), now).attempt
+        name = attempt.backend.backend_id
+        router.finish(attempt, Outcome("ok", usage=Usage(1, 1)), now + seconds[name])
+        now += seconds[name] + 1.0
+        return name
+
+    for _ in range(20):
+        turn()
+    before = slow.stats.counters.total
+    seconds["slow"] = 0.001
+    for _ in range(600):
+        turn()
+    assert slow.stats.counters.total > before + 50, "what became fast again gets traffic again"

@@ -122,14 +122,14 @@ class Finished(msgspec.Struct, frozen=True):
 
     Args:
         result: The whole answer: the text of choice 0, or the task's result.
-        usage: Token counts.
+        usage: Token counts; an adapter that was told none leaves them out, and they are estimated.
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
         attempts: Every backend tried, in order.
         finish_reasons: Where several choices were asked for, the reason of each.
     """
 
     result: Any
-    usage: Usage = Usage()
+    usage: Usage = Usage(estimated=True)
     finish_reason: str = "stop"
     attempts: tuple[Attempted, ...] = ()
     finish_reasons: tuple[str, ...] = ()

@@ -51,6 +51,21 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """An answer that broke off and goes on at another backend with the same weights.
+
+    Args:
+        text: What was delivered; the backend continues exactly behind it and does not repeat it.
+        tokens: Tokens it stands for, to be taken off the limit of tokens.
+        digest: Digest of the weights.
+    """
+
+    text: str
+    tokens: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceRequest:
     """One request.
 
@@ -65,6 +80,7 @@ class InferenceRequest:
         via: Instance ids this request has passed, nearest last.
         wire: The original bytes, where the door kept them.
         routing: Hints of the caller.
+        resumed: What was delivered already, for a backend that says it can continue.
         id: Unique id, given back as ``x-request-id``.
 
     Raises:
@@ -81,6 +97,7 @@ class InferenceRequest:
     via: tuple[str, ...] = ()
     wire: Wire | None = None
     routing: RoutingHints = RoutingHints()
+    resumed: Resumed | None = None
     id: str = field(default_factory=new_request_id)
 
     def __post_init__(self) -> None:

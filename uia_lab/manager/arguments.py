@@ -36,6 +36,9 @@ def make_entry(
         BadRequest: A bad field, named in ``param``.
     """
     kind = member(BackendType, backend_type, "backend_type")
+    if hasattr(instance, "infer") and not isinstance(instance, Backend):
+        absent = [name for name in ("start", "stop", "probe") if not hasattr(instance, name)]
+        raise BadRequest(f"an adapter with infer needs {', '.join(absent)} too", param="instance")
     adapter = instance if isinstance(instance, Backend) else CallableBackend(instance)
     given = capabilities if capabilities is not None else getattr(instance, "capabilities", None)
     if not isinstance(given, BackendCapabilities):

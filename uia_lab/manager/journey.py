@@ -1,89 +1,32 @@
-"""The journey of one request: queue, lease, attempt, failover, outcome."""
+"""The journey of one request: queue, lease, attempts, failover, resume, outcome."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+import logging
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import replace
 
-from uia_lab.domain.backends import BackendType
+import msgspec
+
 from uia_lab.domain.errors import (
-    BackendFailed,
-    BackendTimeout,
     BadRequest,
     Cancelled,
     DeadlineExceeded,
     InferenceError,
     StreamInterrupted,
 )
-from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
-from uia_lab.domain.requests import InferenceRequest
-from uia_lab.manager.lifecycle import Lifecycle
+from uia_lab.domain.events import Chunk, Event, Finished, Started, Switched, Usage
+from uia_lab.domain.requests import InferenceRequest, Resumed
+from uia_lab.manager.attempt import ending_of, serve
+from uia_lab.manager.host import Host
+from uia_lab.manager.running import Running
 from uia_lab.routing.queues import Ticket
-from uia_lab.routing.router import Attempt, Granted, Outcome, Queued, Refused, Router, Turn
-from uia_lab.routing.stats import Counters, Ending
+from uia_lab.routing.retry import pause
+from uia_lab.routing.stats import Ending
+from uia_lab.routing.strategies import Tried
+from uia_lab.routing.turns import Attempt, Granted, Outcome, Queued, Refused
 
-FIRST_CHUNK_S = 30.0
-LOCAL_FIRST_CHUNK_S = 300.0
-NEXT_CHUNK_S = 60.0
-CLOSE_S = 5.0
-
-
-class Host(Protocol):
-    """What a journey needs of the manager."""
-
-    instance_id: str
-    router: Router
-    lifecycle: Lifecycle
-    totals: Counters
-    clock: Callable[[], float]
-    waiting: dict[Ticket, asyncio.Future[Attempt]]
-    running: "dict[str, Running]"
-    request_timeout: float
-    max_attempts: int
-
-    def settle(self, turns: list[Turn]) -> None:
-        """Hands backends to those who waited for them."""
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """A request under way, as others may see it and end it."""
-
-    request: InferenceRequest
-    began_at: float
-    backend_id: str | None = None
-    chunks: int = 0
-    cancelled: bool = False
-    attempts: list[Attempted] = field(default_factory=list)
-    _scope: asyncio.Timeout | None = None
-
-    def cancel(self) -> None:
-        """Ends the wait that is under way; the stream then raises Cancelled. On the loop only."""
-        self.cancelled = True
-        if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
-
-    async def wait(self, awaitable: Any, seconds: float, late: InferenceError) -> Any:
-        """Waits with a deadline that ``cancel`` can bring forward.
-
-        Raises:
-            Cancelled: Somebody cancelled the request.
-            InferenceError: ``late``, when the time is over.
-        """
-        try:
-            async with asyncio.timeout(0 if self.cancelled else seconds) as self._scope:
-                return await awaitable
-        except TimeoutError as error:
-            scope = self._scope
-            if scope is None or not scope.expired():
-                # The backend's own TimeoutError, not our deadline.
-                raise BackendTimeout(f"the backend timed out: {error}") from error
-            if self.cancelled:
-                raise Cancelled("the request was cancelled") from None
-            raise late from None
-        finally:
-            self._scope = None
+log = logging.getLogger(__name__)
 
 
 async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event, None]:
@@ -102,14 +45,16 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     host.running[request.id] = run
     host.totals.begin()
     ending: Ending = "cancelled"
+    error: InferenceError | None = None
     try:
         async with aclosing(_attempts(host, run)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     ending = "ok"
                 yield event
-    except InferenceError as error:
-        ending = _ending(error, reached=bool(run.attempts))
+    except InferenceError as caught:
+        error = caught
+        ending = ending_of(caught) if run.attempts or isinstance(caught, Cancelled) else "rejected"
         raise
     except Exception:
         ending = "failed"
@@ -117,66 +62,96 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     finally:
         del host.running[request.id]
         host.totals.end(ending)
+        _remember(host, run, ending, error)
         host.settle([])
 
 
 async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
+    """The events of as many attempts as it takes, numbered as one answer."""
     request = run.request
     deadline = run.began_at + (request.routing.deadline_s or host.request_timeout)
     limit = request.routing.max_attempts or host.max_attempts
-    tried: frozenset[str] = frozenset()
+    tried: Tried = frozenset()
     last: InferenceError | None = None
+    broken: Attempt | None = None
     for number in range(1, limit + 1):
-        attempt = await _lease(host, run, number, tried, deadline, last)
-        run.backend_id = attempt.backend.backend_id
-        tried |= {attempt.backend.backend_id}
-        delivered = False
+        if last is not None:
+            if not host.router.retries.take(host.clock()):
+                break
+            late = DeadlineExceeded("the deadline passed before another backend could be tried")
+            seconds = pause(number, host.rng)
+            await run.wait(lambda: asyncio.sleep(seconds), deadline - host.clock(), late)  # noqa: B023
+        attempt = await _lease(host, run, request, number, tried, deadline, last)
+        entry, model = attempt.backend, attempt.decision.model
+        tried |= {(entry.backend_id, attempt.request.model)}
+        run.backend_id, run.model, run.decision = entry.backend_id, model, attempt.decision.to_dict()
         try:
-            async with aclosing(_attempt(host, run, attempt, deadline)) as events:
+            async with aclosing(serve(host, run, attempt, deadline)) as events:
                 async for event in events:
-                    delivered = delivered or isinstance(event, Chunk)
-                    yield event
+                    if isinstance(event, Started) and broken is not None:
+                        reason = last.message if last is not None else ""
+                        yield Switched(broken.backend.backend_id, entry.backend_id, reason, run.chunks)
+                    elif isinstance(event, Chunk):
+                        yield run.deliver(event, host.clock())
+                    elif isinstance(event, Finished):
+                        whole = _whole(event, request.resumed)
+                        run.usage = whole.usage
+                        yield whole
+                    else:
+                        yield event
+            return
         except InferenceError as error:
-            if delivered:
-                if isinstance(error, (Cancelled, DeadlineExceeded)):
-                    raise
-                raise StreamInterrupted(
-                    f"{attempt.backend.backend_id} broke off after {run.chunks} chunks: {error.message}"
-                ) from error
-            if not error.retryable or attempt.backend.capabilities.side_effects:
+            if isinstance(error, (Cancelled, DeadlineExceeded)):
                 raise
             last = error
-        else:
-            return
+            if run.chunks:
+                resumed = _resumable(run, request, attempt, model)
+                if resumed is None:
+                    break
+                request, broken = replace(request, resumed=resumed), attempt
+            elif not error.retryable or entry.capabilities.side_effects:
+                raise
     assert last is not None
-    raise last
+    raise _given_up(run, last)
 
 
 async def _lease(
     host: Host,
     run: Running,
+    request: InferenceRequest,
     number: int,
-    tried: frozenset[str],
+    tried: Tried,
     deadline: float,
     last: InferenceError | None,
 ) -> Attempt:
-    answer = host.router.begin(run.request, host.clock(), number=number, excluded=tried)
+    """A backend for the next attempt; where there is none, what the attempts before it ended with."""
+    answer = host.router.begin(request, host.clock(), number=number, excluded=tried)
     match answer:
         case Granted(attempt=attempt):
             return attempt
         case Refused(error=error):
-            raise last or error
+            if last is None:
+                raise error
+            raise _given_up(run, last)
         case Queued(ticket=ticket):
-            return await _queued(host, run, ticket, deadline)
+            try:
+                return await _queued(host, run, ticket, deadline)
+            except (Cancelled, DeadlineExceeded):
+                raise
+            except InferenceError:
+                if last is None:
+                    raise
+                raise _given_up(run, last) from None
 
 
 async def _queued(host: Host, run: Running, ticket: Ticket, deadline: float) -> Attempt:
     future: asyncio.Future[Attempt] = asyncio.get_running_loop().create_future()
     host.waiting[ticket] = future
     host.settle([])
+    since = host.clock()
     try:
         late = DeadlineExceeded("the deadline passed while the request waited for a free backend")
-        granted: Attempt = await run.wait(future, max(0.0, deadline - host.clock()), late)
+        granted: Attempt = await run.wait(lambda: future, deadline - since, late)
         return granted
     except BaseException:
         # The backend may have been handed over in the very moment the caller left.
@@ -184,114 +159,52 @@ async def _queued(host: Host, run: Running, ticket: Ticket, deadline: float) -> 
             host.settle(host.router.finish(future.result(), Outcome("cancelled"), host.clock()))
         raise
     finally:
+        run.queued_s += host.clock() - since
         host.waiting.pop(ticket, None)
         host.router.leave(ticket)
 
 
-async def _attempt(
-    host: Host, run: Running, attempt: Attempt, deadline: float
-) -> AsyncGenerator[Event, None]:
-    """One backend's events; the lease is finished on every way out."""
-    entry = attempt.backend
-    name = entry.backend_id
-    first_at: float | None = None
-    ending: Ending = "cancelled"
-    error: InferenceError | None = None
-    usage = Usage()
-    source: AsyncIterator[Event] | None = None
-    try:
-        await run.wait(host.lifecycle.started(entry), deadline - host.clock(), _late())
-        source = aiter(entry.instance.infer(attempt.request))
-        # The answer of a backend that does not stream comes at once, however long it takes.
-        patience = FIRST_CHUNK_S if entry.capabilities.supports_streaming else deadline - host.clock()
-        if entry.type is BackendType.GPU:
-            patience = max(patience, LOCAL_FIRST_CHUNK_S)
-        # Told with the first content: until then another backend may take over silently.
-        started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
-        while True:
-            if run.cancelled:
-                raise Cancelled("the request was cancelled")
-            left = deadline - host.clock()
-            silent = BackendTimeout(f"{name} sent nothing for {patience:.0f} s")
-            late = _late() if left <= patience else silent
-            try:
-                event = await run.wait(anext(source), max(0.0, min(left, patience)), late)
-            except StopAsyncIteration:
-                raise BackendFailed(f"{name} ended its answer without saying that it was whole") from None
-            if started is not None and not isinstance(event, Started):
-                yield started
-                started = None
-            if isinstance(event, Chunk):
-                if first_at is None:
-                    first_at = host.clock()
-                if entry.capabilities.supports_streaming:
-                    patience = NEXT_CHUNK_S
-                run.chunks += 1
-                yield event
-            elif isinstance(event, Finished):
-                usage = event.usage
-                ending = "ok"
-                trail = (*run.attempts, _trail(attempt, "ok", None, host.clock()))
-                # The lease goes back before the caller sees the end: the next request may follow at once.
-                _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
-                yield Finished(event.result, usage, event.finish_reason, tuple(trail), event.finish_reasons)
-                return
-    except InferenceError as caught:
-        error = caught
-        ending = _ending(caught, reached=True)
-        raise
-    except Exception as caught:
-        # Whatever an adapter or a user's function raises is that backend's failure.
-        error = BackendFailed(f"{name} raised {type(caught).__name__}: {caught}")
-        ending = "failed"
-        raise error from caught
-    finally:
-        _finish(host, run, attempt, Outcome(ending, error, usage, _since(attempt, first_at)))
-        await _close(source)
+def _resumable(
+    run: Running, request: InferenceRequest, attempt: Attempt, model: str | None
+) -> Resumed | None:
+    """What another backend needs to go on exactly where this one broke off; None where nobody can."""
+    capabilities = attempt.backend.capabilities
+    digest = capabilities.model_digest.get(model or "")
+    several = request.parameters.get("n") not in (None, 1)
+    if not (request.routing.resume and capabilities.resume and digest and run.plain) or several:
+        return None
+    return Resumed(run.text, run.chunks, digest)
 
 
-def _finish(host: Host, run: Running, attempt: Attempt, outcome: Outcome) -> None:
-    if attempt.ended:
-        return
-    now = host.clock()
-    run.attempts.append(_trail(attempt, outcome.ending, outcome.error, now))
-    host.settle(host.router.finish(attempt, outcome, now))
-
-
-async def _close(source: AsyncIterator[Event] | None) -> None:
-    """Ends the work outside; an adapter that does not let go is left behind after a deadline."""
-    close = getattr(source, "aclose", None)
-    if close is None:
-        return
-    try:
-        async with asyncio.timeout(CLOSE_S):
-            await close()
-    except (TimeoutError, RuntimeError):
-        return
-
-
-def _trail(attempt: Attempt, ending: Ending, error: InferenceError | None, now: float) -> Attempted:
-    return Attempted(
-        attempt.backend.backend_id,
-        ending,
-        (now - attempt.started_at) * 1000,
-        error.code if error else None,
-        error.message if error else None,
+def _whole(event: Finished, resumed: Resumed | None) -> Finished:
+    """The end of the whole answer: all of its text, the prompt counted once and both completions."""
+    if resumed is None:
+        return event
+    usage = Usage(
+        max(0, event.usage.input_tokens - resumed.tokens),
+        resumed.tokens + event.usage.output_tokens,
+        estimated=True,
     )
+    result = resumed.text + event.result if isinstance(event.result, str) else event.result
+    return msgspec.structs.replace(event, result=result, usage=usage)
 
 
-def _since(attempt: Attempt, at: float | None) -> float | None:
-    return None if at is None else at - attempt.started_at
+def _given_up(run: Running, last: InferenceError) -> InferenceError:
+    """The error of a request whose last attempt failed and that has nowhere else to go."""
+    if not run.chunks:
+        return last
+    error = StreamInterrupted(f"{run.backend_id} broke off after {run.chunks} chunks: {last.message}")
+    error.__cause__ = last
+    return error
 
 
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request's deadline passed")
-
-
-def _ending(error: InferenceError, *, reached: bool) -> Ending:
-    """``rejected`` is what never got, or was refused, a place; ``failed`` what went wrong."""
-    if isinstance(error, Cancelled):
-        return "cancelled"
-    if not reached or 400 <= error.http_status < 500:
-        return "rejected"
-    return "failed"
+def _remember(host: Host, run: Running, ending: Ending, error: InferenceError | None) -> None:
+    if host.on_record is None:
+        return
+    try:
+        host.on_record(
+            run.record(host.instance_id, ending, error, host.clock(), with_prompts=host.log_prompts)
+        )
+    except Exception:
+        # A log that fails must not cost anyone an answer.
+        log.exception("request %s could not be recorded", run.request.id)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from uia_lab.domain.backends import Backend, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed, InferenceError
 from uia_lab.routing.registry import Registered
-from uia_lab.routing.router import Router, Turn
+from uia_lab.routing.router import Router
+from uia_lab.routing.turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Lifecycle:
     async def _check(self, entry: Registered) -> None:
         now = self._clock()
         healthy = min(HEALTHY_INTERVAL_S, self.interval)
-        if now - entry.stats.last_success >= healthy or entry.health.failures:
+        if now - entry.stats.last_success >= healthy or entry.health.breaker.consecutive:
             await self.probe(entry)
         if entry.health.status is BackendStatus.HEALTHY:
             delay = healthy

@@ -2,16 +2,37 @@
 
 import time
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
-from uia_lab.domain.backends import BackendInfo
-from uia_lab.manager.journey import Host
+from uia_lab.domain.backends import BackendInfo, BackendStatus, BackendType
+from uia_lab.manager.host import Host
 from uia_lab.routing.registry import Registered
+
+SHOWN_TRANSITIONS = 20
 
 
 def backend_info(host: Host, entry: Registered) -> BackendInfo:
     """A snapshot of one backend."""
     return entry.info(host.clock(), time.time(), host.router.waiting_for(entry))
+
+
+def maybe_info(host: Host, entry: Registered | None) -> BackendInfo | None:
+    """A snapshot of a backend that may not be there."""
+    return None if entry is None else backend_info(host, entry)
+
+
+def backend_infos(
+    host: Host, kind: BackendType | None, status: BackendStatus | None, task: str | None
+) -> list[BackendInfo]:
+    """Snapshots of the backends of that type, status and task; None takes all."""
+    return [
+        backend_info(host, entry)
+        for entry in host.router.registry
+        if (kind is None or entry.type is kind)
+        and (status is None or entry.health.status is status)
+        and (task is None or task in entry.capabilities.supported_tasks)
+    ]
 
 
 def status_report(host: Host) -> dict[str, Any]:
@@ -36,13 +57,22 @@ def status_report(host: Host) -> dict[str, Any]:
     }
 
 
+def transitions(host: Host) -> list[dict[str, Any]]:
+    """The latest changes of status, oldest first; ``at`` in seconds since the epoch."""
+    offset = time.time() - host.clock()
+    return [{**asdict(item), "at": item.at + offset} for item in host.router.transitions]
+
+
 def topic_state(host: Host, topic: str) -> dict[str, Any]:
     """The state of a live topic; nothing in it tells who asked what."""
     match topic:
         case "status":
             return status_report(host)
         case "backend":
-            return {"backends": [backend_info(host, entry).to_dict() for entry in host.router.registry]}
+            return {
+                "backends": [backend_info(host, entry).to_dict() for entry in host.router.registry],
+                "transitions": transitions(host)[-SHOWN_TRANSITIONS:],
+            }
         case "queue":
             waiting = host.router.queue.counts()
             return {

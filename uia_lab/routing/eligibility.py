@@ -1,41 +1,55 @@
 """Who can serve a request, and why the others cannot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uia_lab.domain.backends import BackendStatus, BackendType
 from uia_lab.domain.errors import BadRequest, InferenceError, ModelNotFound, NoBackendAvailable, suggestion
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.routing.aliases import Aliases, Target
 from uia_lab.routing.registry import Registered, Registry
 
 CACHE_SIZE = 256
+REASONS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a request needs of a backend, and nothing else of it: the key of the cache."""
+    """What a request needs of a backend, and nothing else of it: the key of the cache.
+
+    ``digest`` is that of the weights an answer began with, where it is to go on elsewhere.
+    """
 
     task: str
     model: str | None
     backend_id: str | None
     preferred_types: tuple[BackendType, ...]
     required_protocols: frozenset[str]
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Backends of equal preference, and the model to ask them for."""
+
+    members: tuple[Registered, ...]
+    model: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Eligible:
     """Backends that can serve a demand and are routable, in tiers of preference, best first.
 
-    ``closed`` are those that can serve it but are not routable now.
+    ``closed`` are those that can serve it and come back by the passing of time.
     """
 
-    tiers: tuple[tuple[Registered, ...], ...]
-    closed: tuple[Registered, ...]
+    tiers: tuple[Tier, ...]
+    closed: tuple[tuple[Registered, str | None], ...]
 
     @property
     def count(self) -> int:
         """How many are routable."""
-        return sum(len(tier) for tier in self.tiers)
+        return sum(len(tier.members) for tier in self.tiers)
 
 
 class Eligibility:
@@ -53,6 +67,7 @@ class Eligibility:
         self._registry = registry
         self.external_policy = external_policy
         self.default_models = dict(default_models or {})
+        self.aliases = Aliases()
         self._cache: dict[Demand, Eligible] = {}
         self._version = -1
 
@@ -68,7 +83,14 @@ class Eligibility:
             default = self.default_models.get(request.task)
             if default is not None and any(default in entry.models for entry in self._registry):
                 model = default
-        return Demand(request.task, model, hints.backend_id, hints.preferred_types, hints.required_protocols)
+        return Demand(
+            request.task,
+            model,
+            hints.backend_id,
+            hints.preferred_types,
+            hints.required_protocols,
+            request.resumed.digest if request.resumed is not None else None,
+        )
 
     def find(self, demand: Demand) -> Eligible:
         """Backends for the demand."""
@@ -82,27 +104,51 @@ class Eligibility:
             found = self._cache[demand] = self._search(demand)
         return found
 
+    def links(self, demand: Demand) -> list[tuple[Demand, Target | None]]:
+        """The demand itself or, for an alias, one demand for each of its targets."""
+        if demand.model is None or demand.model not in self.aliases:
+            return [(demand, None)]
+        ids = {entry.backend_id: entry for entry in self._registry}
+        chain = self.aliases.chain(demand.model, ids)
+        return [(replace(demand, model=target.model), target) for target in chain]
+
     def tier(self, entry: Registered, demand: Demand) -> int:
         """Which tier of preference the backend stands in; 0 is the best."""
-        try:
-            return demand.preferred_types.index(entry.type)
-        except ValueError:
-            return len(demand.preferred_types)
+        width = len(demand.preferred_types) + 1
+        for number, (link, target) in enumerate(self.links(demand)):
+            if self.unfit(entry, link, target) is None:
+                return number * width + _preference(entry, demand)
+        return _preference(entry, demand)
 
-    def unfit(self, entry: Registered, demand: Demand) -> str | None:
-        """Why the backend can never serve the demand as things stand; None if it can."""
+    def unfit(self, entry: Registered, demand: Demand, target: Target | None = None) -> str | None:
+        """Why the backend can never serve the demand as things stand; None if it can.
+
+        Args:
+            entry: The backend.
+            demand: What is needed.
+            target: The link of an alias that is looked at.
+        """
         capabilities = entry.capabilities
         if demand.backend_id is not None and entry.backend_id != demand.backend_id:
             return f"not the backend asked for ({demand.backend_id})"
+        prefix = target.prefix if target is not None else None
+        if prefix is not None and prefix not in (entry.backend_id, entry.type.value):
+            return f"alias: the target is {prefix}:{demand.model}"
         if demand.task not in capabilities.supported_tasks:
             return f"task: does not do {demand.task}"
-        if demand.model is not None and entry.models and demand.model not in entry.models:
+        if demand.model is not None and not entry.serves(demand.model):
             return f"model: does not serve {demand.model}"
         missing = demand.required_protocols - capabilities.protocols
         if missing:
             return f"protocols: does not speak {', '.join(sorted(missing))}"
-        if entry.external and not self._external_allowed(entry, demand):
+        if demand.digest is not None and not (
+            capabilities.resume and capabilities.model_digest.get(demand.model or "") == demand.digest
+        ):
+            return "resume: cannot continue what others began, or has other weights"
+        if entry.external and target is None and not self._external_allowed(entry, demand):
             return "external: not named" if self.external_policy == "named" else "external: never allowed"
+        if entry.external and self.external_policy == "never":
+            return "external: never allowed"
         return None
 
     def closed(self, entry: Registered) -> str | None:
@@ -113,6 +159,11 @@ class Eligibility:
             return f"{entry.health.status.value}: {entry.health.reason}"
         return None
 
+    def why_not(self, entry: Registered, demand: Demand) -> str | None:
+        """Why the backend cannot serve the demand now, whichever link of an alias is looked at."""
+        reasons = [self.unfit(entry, link, target) for link, target in self.links(demand)]
+        return reasons[0] if None not in reasons else self.closed(entry)
+
     def refusal(self, demand: Demand) -> InferenceError:
         """The error for a demand that nobody can serve now."""
         entries = list(self._registry)
@@ -120,28 +171,26 @@ class Eligibility:
         if demand.backend_id is not None and self._registry.get(demand.backend_id) is None:
             known = suggestion(demand.backend_id, (entry.backend_id for entry in entries))
             return BadRequest(f"no backend {demand.backend_id!r} is registered.{known}", param="backend_id")
-        fitting = [entry for entry in entries if self.unfit(entry, demand) is None]
-        if demand.model is not None and not fitting:
-            takes_any = any(not entry.models for entry in entries)
-            if demand.model not in served and not takes_any:
-                return ModelNotFound(
-                    f"model {demand.model!r} is not served here.{suggestion(demand.model, served)}",
-                    param="model",
-                )
-            tasks = served.get(demand.model)
-            if tasks and demand.task not in tasks:
+        model = demand.model
+        if model is not None and model not in self.aliases:
+            serving = [entry for entry in entries if entry.serves(model)]
+            if not serving:
+                known = suggestion(model, {*served, *self.aliases})
+                return ModelNotFound(f"model {model!r} is not served here.{known}", param="model")
+            tasks = {task for entry in serving for task in entry.capabilities.supported_tasks}
+            if demand.task not in tasks:
                 return BadRequest(
-                    f"model {demand.model!r} does {', '.join(sorted(tasks))}, not {demand.task}",
-                    param="model",
+                    f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
         reasons = "; ".join(
-            f"{entry.backend_id}: {self.unfit(entry, demand) or self.closed(entry) or 'tried already'}"
-            for entry in entries[:10]
+            f"{entry.backend_id}: {self.why_not(entry, demand) or 'tried already'}"
+            for entry in entries[:REASONS]
         )
+        more = f"; and {len(entries) - REASONS} more" if len(entries) > REASONS else ""
         return NoBackendAvailable(
             f"no backend can serve {demand.task}"
-            + (f" with model {demand.model!r}" if demand.model else "")
-            + f" now ({reasons or 'none is registered'})"
+            + (f" with model {model!r}" if model else "")
+            + f" now ({reasons + more or 'none is registered'})"
         )
 
     def _external_allowed(self, entry: Registered, demand: Demand) -> bool:
@@ -152,17 +201,45 @@ class Eligibility:
         return (
             demand.backend_id == entry.backend_id
             or entry.type in demand.preferred_types
-            or (demand.model is not None and demand.model in entry.models)
+            or (demand.model is not None and entry.names(demand.model))
         )
 
     def _search(self, demand: Demand) -> Eligible:
-        tiers: list[list[Registered]] = [[] for _ in range(len(demand.preferred_types) + 1)]
-        closed: list[Registered] = []
-        for entry in self._registry:
-            if self.unfit(entry, demand) is not None:
-                continue
-            if self.closed(entry) is None:
-                tiers[self.tier(entry, demand)].append(entry)
-            elif entry.enabled and entry.health.status is not BackendStatus.OFFLINE:
-                closed.append(entry)
-        return Eligible(tuple(tuple(tier) for tier in tiers if tier), tuple(closed))
+        tiers: list[Tier] = []
+        closed: list[tuple[Registered, str | None]] = []
+        for link, target in self.links(demand):
+            fitting = [
+                entry for entry in self._registry if entry.enabled and self.unfit(entry, link, target) is None
+            ]
+            let_in = _last_resort(fitting)
+            ranks: list[list[Registered]] = [[] for _ in range(len(demand.preferred_types) + 1)]
+            for entry in fitting:
+                if entry.routable or entry in let_in:
+                    ranks[_preference(entry, demand)].append(entry)
+                elif entry.health.status is not BackendStatus.OFFLINE:
+                    closed.append((entry, link.model))
+            tiers += [Tier(tuple(members), link.model) for members in ranks if members]
+        return Eligible(tuple(tiers), tuple(closed))
+
+
+def _preference(entry: Registered, demand: Demand) -> int:
+    try:
+        return demand.preferred_types.index(entry.type)
+    except ValueError:
+        return len(demand.preferred_types)
+
+
+def _last_resort(fitting: list[Registered]) -> list[Registered]:
+    """Ejected backends that are let in all the same: never more than half of the candidates stay out.
+
+    The only candidate stays out after faults in a row, but not on its rate of faults alone.
+    """
+    ejected = sorted(
+        (entry for entry in fitting if entry.health.ejected),
+        key=lambda entry: entry.health.breaker.opened_until,
+    )
+    if not ejected:
+        return []
+    if len(fitting) == 1:
+        return ejected if ejected[0].health.breaker.by_rate else []
+    return ejected[: max(0, len(ejected) - len(fitting) // 2)]

@@ -1,6 +1,6 @@
 """How a backend is: status, whether it is routable, and why; and what an error says about it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from uia_lab.domain.backends import BackendStatus, Probe
@@ -16,12 +16,12 @@ from uia_lab.domain.errors import (
     StreamInterrupted,
     Unauthenticated,
 )
+from uia_lab.routing.breaker import Breaker
 
-FAILURES_TO_OPEN = 5
-OPEN_S = 5.0
-OPEN_MAX_S = 60.0
 BUSY_S = 1.0
-_CLOSED_TO_TRAFFIC = (BackendStatus.UNHEALTHY, BackendStatus.OFFLINE, BackendStatus.INITIALIZING)
+PAUSE_MAX_S = 60.0
+MISCONFIGURED_S = 60.0
+_DOWN = (BackendStatus.UNHEALTHY, BackendStatus.OFFLINE, BackendStatus.INITIALIZING)
 
 
 class OutcomeClass(Enum):
@@ -63,80 +63,91 @@ class Health:
     Attributes:
         status: The status.
         reason: Why, in words.
-        failures: Faults since the last success.
-        closed_until: Time before which nothing is sent there, by cool-down or Retry-After.
+        breaker: Its breaker.
+        paused_until: Time before which it asked, or needs, to be left alone.
         last_check: Time of the last probe, or None.
     """
 
     status: BackendStatus = BackendStatus.UNKNOWN
     reason: str = "not probed yet"
-    failures: int = 0
-    closed_until: float = 0.0
+    breaker: Breaker = field(default_factory=Breaker)
+    paused_until: float = 0.0
     last_check: float | None = None
-    _open_s: float = OPEN_S
+    _down: bool = False
+
+    @property
+    def ejected(self) -> bool:
+        """Whether its breaker alone keeps requests away."""
+        return self.breaker.is_open and not self._down
 
     def routable(self, now: float) -> bool:
         """Whether requests may be sent now."""
-        return self.status not in _CLOSED_TO_TRAFFIC and now >= self.closed_until
+        return not self._down and not self.breaker.is_open and now >= self.paused_until
 
     def returns_at(self, now: float) -> float | None:
-        """When it becomes routable by the passing of time alone; None if never or already."""
-        return self.closed_until if now < self.closed_until and self._by_time else None
-
-    @property
-    def _by_time(self) -> bool:
-        return self.status not in _CLOSED_TO_TRAFFIC or self.failures >= FAILURES_TO_OPEN
+        """When it becomes routable by the passing of time alone; None if it is, or if that needs a probe."""
+        if self._down:
+            return None
+        at = max(self.breaker.opened_until, self.paused_until)
+        return at if at > now or self.breaker.is_open else None
 
     def probed(self, probe: Probe, now: float) -> None:
-        """Takes in what a probe found; a good one reopens what faults had closed."""
+        """Takes in what a probe found.
+
+        A probe that passes while real requests fail does not close the breaker: only requests do.
+        """
         self.last_check = now
-        if probe.status is BackendStatus.HEALTHY and now >= self.closed_until:
-            self.failures = 0
-            self._open_s = OPEN_S
-        elif self.failures >= FAILURES_TO_OPEN:
-            # A probe that passes while real requests fail does not cut the cool-down short.
-            return
-        self.status, self.reason = probe.status, probe.reason
+        self._down = probe.status in _DOWN
+        if self._down:
+            self.status, self.reason = probe.status, probe.reason
+        elif not self.breaker.is_open and now >= self.paused_until:
+            if self.breaker.half_open or self.breaker.consecutive:
+                self.status = BackendStatus.DEGRADED
+            else:
+                self.status, self.reason = probe.status, probe.reason
 
-    def succeeded(self) -> None:
+    def succeeded(self, now: float) -> None:
         """A request ended well."""
-        if self.failures or self.status is not BackendStatus.HEALTHY:
-            self.reason = "serving requests"
-        self.status = BackendStatus.HEALTHY
-        self.failures = 0
-        self.closed_until = 0.0
-        self._open_s = OPEN_S
-
-    def failed(self, error: InferenceError, now: float) -> None:
-        """A request ended with a fault."""
-        self.failures += 1
-        times = "the last request" if self.failures == 1 else f"the last {self.failures} requests"
-        self.reason = f"{times} failed: {error.message}"
-        if self.failures >= FAILURES_TO_OPEN:
-            self.status = BackendStatus.UNHEALTHY
-            self.closed_until = now + self._open_s
-            self._open_s = min(OPEN_MAX_S, self._open_s * 2)
-        else:
+        self.breaker.success(now)
+        self._down = False
+        self.paused_until = 0.0
+        if self.breaker.half_open:
             self.status = BackendStatus.DEGRADED
+            self.reason = "one success after a break; tried once more before it is trusted"
+        else:
+            self.reason = "serving requests"
+            self.status = BackendStatus.HEALTHY
+
+    def failed(self, error: InferenceError, now: float, jitter: float) -> None:
+        """A request ended with a fault."""
+        self.breaker.failure(now, jitter)
+        count = self.breaker.consecutive
+        if self.breaker.is_open and self.breaker.by_rate:
+            self.reason = f"at least half of the recent requests failed, the last: {error.message}"
+        else:
+            times = "the last request" if count == 1 else f"the last {count} requests"
+            self.reason = f"{times} failed: {error.message}"
+        if not self._down:
+            self.status = BackendStatus.UNHEALTHY if self.breaker.is_open else BackendStatus.DEGRADED
 
     def busy(self, error: InferenceError, now: float) -> None:
         """It asked to be left alone for a while; that is no fault."""
-        wait = BUSY_S if error.retry_after is None else max(0.0, error.retry_after)
-        self.closed_until = max(self.closed_until, now + min(wait, OPEN_MAX_S))
-        self.reason = f"asked to wait {wait:.1f} s: {error.message}"
+        wait = min(BUSY_S if error.retry_after is None else max(0.0, error.retry_after), PAUSE_MAX_S)
+        self.paused_until = max(self.paused_until, now + wait)
+        self.reason = f"asked to be left alone for {wait:.1f} s: {error.message}"
 
-    def misconfigured(self, error: InferenceError) -> None:
-        """It refuses our credentials: closed until a probe passes or somebody mends it."""
+    def misconfigured(self, error: InferenceError, now: float) -> None:
+        """It refuses our credentials: nothing is sent for a while, so that no account gets locked."""
         self.status = BackendStatus.UNHEALTHY
-        self.reason = error.message
+        self.paused_until = now + MISCONFIGURED_S
+        self.reason = f"refuses our credentials: {error.message}"
 
-    def passed(self, now: float) -> bool:
-        """Reopens a backend whose cool-down is over; True if the status changed."""
-        if self.status is BackendStatus.UNHEALTHY and self.failures >= FAILURES_TO_OPEN:
-            if now < self.closed_until:
-                return False
+    def passed(self, now: float) -> None:
+        """Lets time pass: an open breaker begins its trials, a pause ends."""
+        if self.breaker.passed(now):
             self.status = BackendStatus.DEGRADED
-            self.failures = FAILURES_TO_OPEN - 1
-            self.reason = f"tried again after a cool-down; before: {self.reason}"
-            return True
-        return False
+            self.reason = f"tried with one request after a break; before: {self.reason}"
+        if self.paused_until and now >= self.paused_until:
+            self.paused_until = 0.0
+            if self.status is BackendStatus.UNHEALTHY and not self._down and not self.breaker.is_open:
+                self.status = BackendStatus.DEGRADED

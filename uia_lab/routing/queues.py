@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.eligibility import Demand
+from uia_lab.routing.strategies import Tried
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +20,7 @@ class Ticket:
     request: InferenceRequest
     demand: Demand
     attempt: int
-    excluded: frozenset[str]
+    excluded: Tried
     since: float
     expires_at: float
     number: int = field(default_factory=itertools.count().__next__)
@@ -77,7 +78,7 @@ class Queue:
         Args:
             grant: Takes a ticket, says whether it got a backend.
         """
-        stuck: set[tuple[Demand, frozenset[str]]] = set()
+        stuck: set[tuple[Demand, Tried]] = set()
         while True:
             waiting = [
                 ticket for ticket in self._tickets.values() if (ticket.demand, ticket.excluded) not in stuck

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from uia_lab.domain.backends import Backend, BackendCapabilities, BackendInfo, BackendMetrics, BackendType
@@ -42,7 +43,23 @@ class Registered:
     @property
     def free(self) -> bool:
         """Whether one more request may be sent there."""
-        return self.max_concurrency is None or self.in_flight < self.max_concurrency
+        return (
+            self.max_concurrency is None or self.in_flight < self.max_concurrency
+        ) and self.health.breaker.admits
+
+    def serves(self, model: str) -> bool:
+        """Whether it serves a model: by name, by a pattern such as ``gpt-*``, or since it takes any."""
+        return not self.models or self.names(model)
+
+    def names(self, model: str) -> bool:
+        """Whether one of its models, or a pattern of them, is this one."""
+        return model in self.models or any(
+            "*" in pattern and fnmatchcase(model, pattern) for pattern in self.models
+        )
+
+    def share(self, now: float) -> float:
+        """Its weight, less while it starts slowly after a break."""
+        return self.weight * self.health.breaker.strength(now)
 
     def metrics(self, now: float, wall: float, waiting: int) -> BackendMetrics:
         """The figures as a snapshot; arguments as for :meth:`info`."""

@@ -1,90 +1,34 @@
 """The router: a synchronous state machine over registry, eligibility, strategy, leases, health and queue."""
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from uia_lab.domain.backends import Probe
-from uia_lab.domain.errors import InferenceError, QueueFull
-from uia_lab.domain.events import Usage
+from uia_lab.domain.backends import BackendStatus, Probe
+from uia_lab.domain.errors import QueueFull
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.decision import Candidate, Decision
 from uia_lab.routing.eligibility import Eligibility, Eligible
 from uia_lab.routing.health import OutcomeClass, classify
 from uia_lab.routing.queues import Queue, Ticket
 from uia_lab.routing.registry import Registered, Registry
-from uia_lab.routing.stats import Ending
-from uia_lab.routing.strategies import Pool, make_strategy, pick
+from uia_lab.routing.retry import RetryBudget
+from uia_lab.routing.strategies import Pool, Tried, make_strategy, pick
+from uia_lab.routing.turns import (
+    Attempt,
+    Expired,
+    Granted,
+    Outcome,
+    Queued,
+    Refused,
+    Transition,
+    Turn,
+)
 
-NO_USAGE = Usage()
-
-
-@dataclass(slots=True, eq=False)
-class Attempt:
-    """A lease: one request at one backend, from ``begin`` to ``finish``.
-
-    Attributes:
-        request: The request, with the default model filled in.
-        ended: True once it was finished; a second ``finish`` changes nothing.
-    """
-
-    request: InferenceRequest
-    backend: Registered
-    number: int
-    decision: Decision
-    started_at: float
-    ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How an attempt ended.
-
-    Args:
-        ending: Which counter it goes to.
-        error: The error, if there was one.
-        usage: Token counts, as far as they are known.
-        first_token_s: Seconds from the lease to the first chunk, if one came.
-    """
-
-    ending: Ending
-    error: InferenceError | None = None
-    usage: Usage = NO_USAGE
-    first_token_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A backend was leased; ``ticket`` is the one that waited for it, if one did."""
-
-    attempt: Attempt
-    ticket: Ticket | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """Everybody who could serve is busy: a ticket waits."""
-
-    ticket: Ticket
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Nobody can serve, or no more may wait."""
-
-    error: InferenceError
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """A ticket waited too long."""
-
-    ticket: Ticket
-    error: InferenceError
-
-
-Turn: TypeAlias = Granted | Expired
+TRANSITIONS = 256
+JITTER = 0.2
+COMPARED = 8
 
 
 class Router:
@@ -114,8 +58,11 @@ class Router:
         self.strategy = make_strategy(strategy)
         self.queue = Queue(queue_size)
         self.queue_timeout = queue_timeout
+        self.retries = RetryBudget()
+        self.transitions: deque[Transition] = deque(maxlen=TRANSITIONS)
         self._rng = rng
-        self._closed: set[str] = set()
+        self._closed: dict[str, Registered] = {}
+        self._shown: dict[str, tuple[BackendStatus, bool]] = {}
 
     def register(self, entry: Registered, now: float) -> Registered | None:
         """Adds a backend; one of the same id is replaced and returned.
@@ -124,14 +71,29 @@ class Router:
             BadRequest: A bad field; nothing has changed then.
         """
         old = self.registry.add(entry)
+        self._forget(entry.backend_id)
         self.refresh(entry, now)
         return old
 
     def unregister(self, backend_id: str, now: float) -> tuple[Registered | None, list[Turn]]:
         """Takes a backend out; those who waited only for it are told."""
         entry = self.registry.remove(backend_id)
-        self._closed.discard(backend_id)
+        self._forget(backend_id)
         return entry, self._serve(now)
+
+    def set_alias(self, name: str, targets: Sequence[str]) -> None:
+        """Defines or replaces a fallback chain.
+
+        Raises:
+            BadRequest: A bad name or target.
+        """
+        self.eligibility.aliases.set(name, targets)
+        self.registry.version += 1
+
+    def delete_alias(self, name: str) -> bool:
+        """Forgets a fallback chain; False if there was none."""
+        self.registry.version += 1
+        return self.eligibility.aliases.delete(name)
 
     def set_enabled(self, entry: Registered, now: float, *, enabled: bool) -> list[Turn]:
         """Opens a backend for new requests, or drains it."""
@@ -146,7 +108,7 @@ class Router:
         now: float,
         *,
         number: int = 1,
-        excluded: frozenset[str] = frozenset(),
+        excluded: Tried = frozenset(),
     ) -> Granted | Queued | Refused:
         """Leases a backend for an attempt, or lets the request wait, or says why not.
 
@@ -154,8 +116,12 @@ class Router:
             request: The request.
             now: Time, seconds.
             number: 1 for the first attempt.
-            excluded: Ids of backends already tried.
+            excluded: Ids and models already tried.
         """
+        if self._closed:
+            self._let_time_pass(now)
+        if number == 1:
+            self.retries.requested(now)
         demand = self.eligibility.demand(request)
         if request.model is None and demand.model is not None:
             request = replace(request, model=demand.model)
@@ -189,6 +155,8 @@ class Router:
         attempt.ended = True
         entry, request = attempt.backend, attempt.request
         entry.in_flight -= 1
+        if attempt.trial:
+            entry.health.breaker.trial = False
         entry.stats.counters.end(outcome.ending)
         elapsed = now - attempt.started_at
         if outcome.ending == "ok":
@@ -201,10 +169,11 @@ class Router:
                 usage=outcome.usage,
                 now=now,
             )
-            entry.health.succeeded()
+            entry.health.succeeded(now)
         else:
             self._learn(entry, attempt, outcome, elapsed, now)
-        self.refresh(entry, now)
+        if self.registry.get(entry.backend_id) is entry:
+            self.refresh(entry, now)
         return self._serve(now)
 
     def leave(self, ticket: Ticket) -> None:
@@ -213,13 +182,7 @@ class Router:
 
     def tick(self, now: float) -> list[Turn]:
         """Lets time pass: cool-downs end, tickets expire, free slots are served."""
-        for backend_id in list(self._closed):
-            entry = self.registry.get(backend_id)
-            if entry is None:
-                self._closed.discard(backend_id)
-            else:
-                entry.health.passed(now)
-                self.refresh(entry, now)
+        self._let_time_pass(now)
         expired: list[Turn] = [
             Expired(
                 ticket,
@@ -233,10 +196,10 @@ class Router:
     def next_tick(self) -> float | None:
         """When ``tick`` has something to do; None while nothing waits for time."""
         times = [self.queue.next_expiry()]
-        for backend_id in self._closed:
-            entry = self.registry.get(backend_id)
-            if entry is not None:
-                times.append(entry.health.closed_until)
+        times += [
+            max(entry.health.breaker.opened_until, entry.health.paused_until)
+            for entry in self._closed.values()
+        ]
         return min((time for time in times if time is not None), default=None)
 
     def probed(self, entry: Registered, probe: Probe, now: float) -> list[Turn]:
@@ -252,15 +215,22 @@ class Router:
         return self._serve(now)
 
     def refresh(self, entry: Registered, now: float) -> None:
-        """Recomputes whether a backend is routable; a change drops the cached lists."""
-        routable = entry.health.routable(now)
-        if entry.health.returns_at(now) is None:
-            self._closed.discard(entry.backend_id)
-        else:
-            self._closed.add(entry.backend_id)
+        """Recomputes whether a backend is routable; a change drops the cached lists and is remembered."""
+        health = entry.health
+        routable = health.routable(now)
+        if health.returns_at(now) is None:
+            self._closed.pop(entry.backend_id, None)
+        elif self.registry.get(entry.backend_id) is entry:
+            self._closed[entry.backend_id] = entry
         if routable != entry.routable:
             entry.routable = routable
             self.registry.version += 1
+        was, was_routable = self._shown.get(entry.backend_id, (BackendStatus.UNKNOWN, True))
+        if (was, was_routable) != (health.status, routable):
+            self._shown[entry.backend_id] = (health.status, routable)
+            self.transitions.append(
+                Transition(entry.backend_id, was.value, health.status.value, routable, health.reason, now)
+            )
 
     def choose(self, request: InferenceRequest, now: float) -> Registered | None:
         """The backend that would be leased, without a lease; the strategy's turn advances."""
@@ -282,7 +252,7 @@ class Router:
                 winner = pick(scored, rng).backend_id
         candidates = []
         for entry in self.registry:
-            reason = self.eligibility.unfit(entry, demand) or self.eligibility.closed(entry)
+            reason = self.eligibility.why_not(entry, demand)
             busy = "" if entry.free else f"busy: {entry.in_flight} of {entry.max_concurrency} in flight"
             candidates.append(
                 Candidate(
@@ -300,11 +270,16 @@ class Router:
         """Requests in the queue that the backend could serve."""
         if not len(self.queue):
             return 0
-        return sum(self.eligibility.unfit(entry, ticket.demand) is None for ticket in self.queue)
+        return sum(
+            self.eligibility.unfit(entry, link, target) is None
+            for ticket in self.queue
+            for link, target in self.eligibility.links(ticket.demand)
+        )
 
     def _choose(
-        self, request: InferenceRequest, eligible: Eligible, now: float, excluded: frozenset[str]
+        self, request: InferenceRequest, eligible: Eligible, now: float, excluded: Tried
     ) -> tuple[Registered, Decision] | None:
+        """The winner of the best tier that has somebody free, and why."""
         for number, tier in enumerate(eligible.tiers):
             pool = Pool(tier, excluded, self._rng, now)
             scored = self.strategy.compare(pool, request)
@@ -314,9 +289,9 @@ class Router:
             self.strategy.chosen(winner, pool)
             candidates = tuple(
                 Candidate(entry.backend_id, kept=True, score=score, tier=number)
-                for score, entry in sorted(scored, key=lambda item: item[0])[:8]
+                for score, entry in sorted(scored, key=lambda item: item[0])[:COMPARED]
             )
-            model = request.model
+            model = tier.model
             if model is None and len(winner.models) == 1:
                 (model,) = winner.models
             return winner, Decision(
@@ -330,7 +305,7 @@ class Router:
         eligible: Eligible,
         now: float,
         number: int,
-        excluded: frozenset[str],
+        excluded: Tried,
     ) -> Attempt | None:
         choice = self._choose(request, eligible, now, excluded)
         if choice is None:
@@ -338,18 +313,37 @@ class Router:
         entry, decision = choice
         entry.in_flight += 1
         entry.stats.counters.begin()
-        return Attempt(request, entry, number, decision, now)
+        if request.model is not None and decision.model != request.model:
+            # An alias: the adapter and the statistics know the target's name.
+            request = replace(request, model=decision.model)
+        trial = entry.health.breaker.half_open
+        if trial:
+            entry.health.breaker.trial = True
+        return Attempt(request, entry, number, decision, now, trial)
 
-    def _may_wait(self, eligible: Eligible, excluded: frozenset[str], now: float) -> bool:
+    def _may_wait(self, eligible: Eligible, excluded: Tried, now: float) -> bool:
         """Whether time or a freed slot can bring a backend that was not tried yet."""
-        if any(entry.backend_id not in excluded for tier in eligible.tiers for entry in tier):
+        if any(
+            (entry.backend_id, tier.model) not in excluded
+            for tier in eligible.tiers
+            for entry in tier.members
+        ):
             return True
         return any(
-            entry.backend_id not in excluded
+            (entry.backend_id, model) not in excluded
             and (at := entry.health.returns_at(now)) is not None
             and at - now <= self.queue_timeout
-            for entry in eligible.closed
+            for entry, model in eligible.closed
         )
+
+    def _let_time_pass(self, now: float) -> None:
+        for entry in list(self._closed.values()):
+            entry.health.passed(now)
+            self.refresh(entry, now)
+
+    def _forget(self, backend_id: str) -> None:
+        self._closed.pop(backend_id, None)
+        self._shown.pop(backend_id, None)
 
     def _serve(self, now: float) -> list[Turn]:
         granted: list[Turn] = []
@@ -388,12 +382,12 @@ class Router:
                     elapsed=elapsed,
                     now=now,
                 )
-                entry.health.failed(error, now)
+                entry.health.failed(error, now, self._rng.uniform(1 - JITTER, 1 + JITTER))
             case OutcomeClass.BUSY:
                 entry.health.busy(error, now)
             case OutcomeClass.MISCONFIGURED:
-                entry.health.misconfigured(error)
+                entry.health.misconfigured(error, now)
             case OutcomeClass.SUCCESS:
-                entry.health.succeeded()
+                entry.health.succeeded(now)
             case OutcomeClass.NONE:
                 pass

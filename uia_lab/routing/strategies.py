@@ -1,43 +1,53 @@
 """How one backend is chosen among those that can serve and have a free slot."""
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.routing.eligibility import Tier
 from uia_lab.routing.registry import Registered
 
 ENTRY_POINTS = "uia_lab.strategies"
 DEFAULT_LATENCY_S = 1.0
 COMPARE_ALL = 4
 SAMPLE_TRIES = 8
+EXPLORE = 0.02
+UNSEEN_S = 30.0
+OVERLOAD = 1.25
+OVERLOAD_LEAST = 10
+PREFIX_CHARACTERS = 1024
+LOAD_PRICE = 1e-9
+DEAREST = 1e9
+
+Tried: TypeAlias = frozenset[tuple[str, str | None]]
 
 
 class Pool:
     """The backends of one tier, seen for one request.
 
     Args:
-        members: Routable backends that can serve it.
-        excluded: Ids already tried.
+        tier: Routable backends that can serve it, and the model they are asked for.
+        excluded: Ids and models already tried.
         rng: Source of random numbers.
         now: Time, seconds.
     """
 
-    def __init__(
-        self, members: Sequence[Registered], excluded: frozenset[str], rng: random.Random, now: float
-    ) -> None:
-        self.members = members
+    def __init__(self, tier: Tier, excluded: Tried, rng: random.Random, now: float) -> None:
+        self.members = tier.members
+        self.model = tier.model
         self.excluded = excluded
         self.rng = rng
         self.now = now
 
     def open(self, entry: Registered) -> bool:
         """Whether the backend has a free slot and was not tried before."""
-        return entry.free and entry.backend_id not in self.excluded
+        return entry.free and (not self.excluded or (entry.backend_id, self.model) not in self.excluded)
 
     def free(self) -> list[Registered]:
         """All with a free slot, in stable order; costs a walk over all members."""
@@ -81,14 +91,18 @@ class RoundRobin:
     def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
         """The negated credit each would have after this turn's pay."""
         del request
-        return [(-(self._credit.get(entry.backend_id, 0.0) + entry.weight), entry) for entry in pool.free()]
+        return [
+            (-(self._credit.get(entry.backend_id, 0.0) + entry.share(pool.now)), entry)
+            for entry in pool.free()
+        ]
 
     def chosen(self, winner: Registered, pool: Pool) -> None:
         """Pays every candidate its weight and takes the sum from the winner."""
         total = 0.0
         for entry in pool.free():
-            self._credit[entry.backend_id] = self._credit.get(entry.backend_id, 0.0) + entry.weight
-            total += entry.weight
+            pay = entry.share(pool.now)
+            self._credit[entry.backend_id] = self._credit.get(entry.backend_id, 0.0) + pay
+            total += pay
         self._credit[winner.backend_id] -= total
         if len(self._credit) > 2 * len(pool.members) + 64:
             live = {entry.backend_id for entry in pool.members}
@@ -103,7 +117,7 @@ class LeastLoaded:
     def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
         """In-flight requests per weight."""
         del request
-        return [(entry.in_flight / entry.weight, entry) for entry in pool.free()]
+        return [(entry.in_flight / entry.share(pool.now), entry) for entry in pool.free()]
 
     def chosen(self, winner: Registered, pool: Pool) -> None:
         """Keeps nothing: the leases are its memory."""
@@ -123,9 +137,9 @@ class BestPerformance:
     def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
         """The scores of two at random, of all where there are few."""
         some = pool.sample(2)
-        estimates = [
-            entry.stats.estimate(request.model, request.task, stream=request.stream) for entry in some
-        ]
+        if pool.rng.random() < EXPLORE:
+            some = self._unseen(some, pool, request) or some
+        estimates = [entry.stats.estimate(pool.model, request.task, stream=request.stream) for entry in some]
         rest = median([known.value for known in estimates if known] or [DEFAULT_LATENCY_S])
         latencies = [known.read(pool.now, rest) for known in estimates if known]
         best = min(latencies, default=DEFAULT_LATENCY_S)
@@ -133,15 +147,107 @@ class BestPerformance:
         for entry, estimate in zip(some, estimates, strict=True):
             latency = best if estimate is None else estimate.read(pool.now, rest)
             success = entry.stats.success(pool.now)
-            scored.append(((entry.in_flight + 1) * latency / entry.weight / success, entry))
+            scored.append(((entry.in_flight + 1) * latency / entry.share(pool.now) / success, entry))
         return scored
 
     def chosen(self, winner: Registered, pool: Pool) -> None:
         """Keeps nothing: the statistics are its memory."""
 
+    def _unseen(self, some: list[Registered], pool: Pool, request: InferenceRequest) -> list[Registered]:
+        """One of those that nothing was seen of for a while, idle and free of charge and consequence."""
+        for entry in some:
+            known = entry.stats.estimate(pool.model, request.task, stream=request.stream)
+            stale = known is None or pool.now - known.at > UNSEEN_S
+            if stale and not (entry.in_flight or entry.external or entry.capabilities.side_effects):
+                return [entry]
+        return []
+
+
+class WeightedRandom:
+    """At random, in proportion to the weights (Efraimidis and Spirakis 2006)."""
+
+    name = "weighted_random"
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """Exponential times with the weights as rates: the first to come wins."""
+        del request
+        return [(pool.rng.expovariate(entry.share(pool.now)), entry) for entry in pool.free()]
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Keeps nothing."""
+
+
+class PrefixAffinity:
+    """Requests of one session, or with one beginning, go to one backend, whose cache knows it.
+
+    Rendezvous hashing (Thaler and Ravishankar 1998), so that a backend that comes or goes moves only its
+    own share. A backend with much more in flight than the others gives up its turn: affinity yields to load.
+    """
+
+    name = "prefix_affinity"
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """The hash, from 0 to 1; above 1 by its load where a backend is overloaded."""
+        free = pool.free()
+        if not free:
+            return []
+        average = sum(entry.in_flight for entry in free) / len(free)
+        key = f"{pool.model}\0{request.routing.session_id or _prefix(request)}".encode(errors="replace")
+        scored = []
+        for entry in free:
+            load = entry.in_flight / entry.share(pool.now)
+            if load > OVERLOAD * average and load - average > OVERLOAD_LEAST:
+                scored.append((1.0 + load, entry))
+                continue
+            digest = hashlib.blake2b(
+                entry.backend_id.encode(), key=hashlib.sha256(key).digest(), digest_size=8
+            )
+            scored.append((int.from_bytes(digest.digest()) / 2**64, entry))
+        return scored
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Keeps nothing: the hash is its memory."""
+
+
+class Cost:
+    """The cheapest; among equally cheap ones the least loaded.
+
+    A backend without a price is free of charge on this machine and the dearest beyond it.
+    """
+
+    name = "cost"
+
+    def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
+        """Price of a million tokens in and a million out, and a little for each request in flight."""
+        del request
+        return [(_price(entry) + LOAD_PRICE * entry.in_flight / entry.weight, entry) for entry in pool.free()]
+
+    def chosen(self, winner: Registered, pool: Pool) -> None:
+        """Keeps nothing: prices are stated."""
+
+
+def _prefix(request: InferenceRequest) -> str:
+    """The beginning of a prompt: 256 tokens, at about four characters each."""
+    if request.messages is None:
+        return str(request.inputs)[:PREFIX_CHARACTERS]
+    text = ""
+    for message in request.messages:
+        text += f"{message.get('role')}:{message.get('content')}\n"
+        if len(text) >= PREFIX_CHARACTERS:
+            break
+    return text[:PREFIX_CHARACTERS]
+
+
+def _price(entry: Registered) -> float:
+    price = entry.capabilities.price
+    if price is None:
+        return DEAREST if entry.external else 0.0
+    return sum(price.values())
+
 
 BUILT_IN: Mapping[str, Callable[[], Strategy]] = {
-    kind.name: kind for kind in (RoundRobin, LeastLoaded, BestPerformance)
+    kind.name: kind
+    for kind in (RoundRobin, LeastLoaded, BestPerformance, WeightedRandom, PrefixAffinity, Cost)
 }
 
 

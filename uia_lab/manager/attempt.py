@@ -1,0 +1,158 @@
+"""One attempt: a lease, the backend's events under deadlines, and how it ended."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, DeadlineExceeded, InferenceError
+from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
+from uia_lab.manager.host import Host
+from uia_lab.manager.running import Running
+from uia_lab.routing.registry import Registered
+from uia_lab.routing.stats import Ending
+from uia_lab.routing.turns import Attempt, Outcome
+
+FIRST_CHUNK_S = 30.0
+LOCAL_FIRST_CHUNK_S = 300.0
+NEXT_CHUNK_S = 60.0
+NEXT_CHUNK_LEAST_S = 1.0
+GAPS = 8.0
+GAP_SHARE = 0.2
+CLOSE_S = 5.0
+
+
+class Patience:
+    """How long a backend may be silent.
+
+    Before the first content by its kind. After it NEXT_CHUNK_S; where another backend could go on with the
+    answer, GAPS times its usual gap between tokens, so that a frozen one costs little.
+    """
+
+    def __init__(self, entry: Registered, left: float) -> None:
+        self._streams = entry.capabilities.supports_streaming
+        self._adapts = entry.capabilities.resume
+        # The answer of a backend that does not stream comes at once, however long it takes.
+        self.seconds = FIRST_CHUNK_S if self._streams else left
+        if entry.type is BackendType.GPU:
+            self.seconds = max(self.seconds, LOCAL_FIRST_CHUNK_S)
+        self._last: float | None = None
+        self._gap: float | None = None
+
+    def heard(self, now: float) -> None:
+        """A piece came."""
+        if not self._streams:
+            return
+        self.seconds = NEXT_CHUNK_S
+        if self._adapts and self._last is not None:
+            gap = now - self._last
+            self._gap = gap if self._gap is None else self._gap + GAP_SHARE * (gap - self._gap)
+            self.seconds = min(NEXT_CHUNK_S, max(NEXT_CHUNK_LEAST_S, GAPS * self._gap))
+        self._last = now
+
+
+async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> AsyncGenerator[Event, None]:
+    """One backend's events; the lease is finished on every way out.
+
+    Raises:
+        InferenceError: How the attempt failed.
+    """
+    entry = attempt.backend
+    name = entry.backend_id
+    first_at: float | None = None
+    ending: Ending = "cancelled"
+    error: InferenceError | None = None
+    usage = Usage()
+    source: AsyncIterator[Event] | None = None
+    try:
+        await run.wait(lambda: host.lifecycle.started(entry), deadline - host.clock(), _late())
+        source = aiter(entry.instance.infer(attempt.request))
+        patience = Patience(entry, deadline - host.clock())
+        # Told with the first content: until then another backend may take over silently.
+        started: Started | None = Started(name, attempt.number, run.decision)
+        while True:
+            left = deadline - host.clock()
+            silent = BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
+            late = _late() if left <= patience.seconds else silent
+            try:
+                event = await run.wait(lambda: anext(source), min(left, patience.seconds), late)
+            except StopAsyncIteration:
+                raise BackendFailed(f"{name} ended its answer without saying that it was whole") from None
+            if started is not None and not isinstance(event, Started):
+                yield started
+                started = None
+            if isinstance(event, Chunk):
+                now = host.clock()
+                if first_at is None:
+                    first_at = now
+                patience.heard(now)
+                yield event
+            elif isinstance(event, Finished):
+                usage = _told(event.usage, run)
+                ending = "ok"
+                # The lease goes back before the caller sees the end: the next request may follow at once.
+                _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
+                yield Finished(
+                    event.result, usage, event.finish_reason, tuple(run.attempts), event.finish_reasons
+                )
+                return
+    except InferenceError as caught:
+        error = caught
+        ending = ending_of(caught)
+        raise
+    except Exception as caught:
+        # Whatever an adapter or a user's function raises is that backend's failure.
+        error = BackendFailed(f"{name} raised {type(caught).__name__}: {caught}")
+        ending = "failed"
+        raise error from caught
+    finally:
+        _finish(host, run, attempt, Outcome(ending, error, usage, _since(attempt, first_at)))
+        await _close(source)
+
+
+def ending_of(error: InferenceError) -> Ending:
+    """``rejected`` is what was refused cleanly, ``failed`` what went wrong."""
+    if isinstance(error, Cancelled):
+        return "cancelled"
+    return "rejected" if 400 <= error.http_status < 500 else "failed"
+
+
+def _finish(host: Host, run: Running, attempt: Attempt, outcome: Outcome) -> None:
+    if attempt.ended:
+        return
+    now = host.clock()
+    error = outcome.error
+    run.attempts.append(
+        Attempted(
+            attempt.backend.backend_id,
+            outcome.ending,
+            (now - attempt.started_at) * 1000,
+            error.code if error else None,
+            error.message if error else None,
+        )
+    )
+    host.settle(host.router.finish(attempt, outcome, now))
+
+
+async def _close(source: AsyncIterator[Event] | None) -> None:
+    """Ends the work outside; an adapter that does not let go is left behind after a deadline."""
+    close = getattr(source, "aclose", None)
+    if close is None:
+        return
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await close()
+    except (TimeoutError, RuntimeError):
+        return
+
+
+def _told(usage: Usage, run: Running) -> Usage:
+    """The backend's figures, even zeros; an estimate where it gave none."""
+    return run.estimate() if usage.estimated and not usage.total_tokens else usage
+
+
+def _since(attempt: Attempt, at: float | None) -> float | None:
+    return None if at is None else at - attempt.started_at
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request's deadline passed")

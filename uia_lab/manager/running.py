@@ -1,0 +1,161 @@
+"""A request under way: what others may see of it, how it can be ended, and what is remembered of it."""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from uia_lab.domain.errors import BackendTimeout, Cancelled, InferenceError
+from uia_lab.domain.events import Attempted, Chunk, Text, Usage
+from uia_lab.domain.records import RequestRecord
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.routing.stats import Ending
+
+CHARACTERS_A_TOKEN = 4
+KEPT_CHARACTERS = 262_144
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A request under way, as others may see it and end it.
+
+    Attributes:
+        request: The request as it came.
+        began_at: When it began, on the manager's clock.
+        wall: When it began, seconds since the epoch.
+        backend_id: Who serves it now.
+        model: The model after defaults and aliases.
+        decision: Why this backend.
+        chunks: Pieces delivered.
+        queued_s: Seconds it has waited for backends.
+        first_at: When the first piece came, on the manager's clock.
+        usage: Token counts, once they are known.
+        attempts: Attempts that have ended.
+        cancelled: Whether somebody ended it.
+        plain: Whether all of it so far is text of one answer, as only that can be continued elsewhere.
+    """
+
+    request: InferenceRequest
+    began_at: float
+    wall: float = field(default_factory=time.time)
+    backend_id: str | None = None
+    model: str | None = None
+    decision: dict[str, Any] = field(default_factory=dict)
+    chunks: int = 0
+    queued_s: float = 0.0
+    first_at: float | None = None
+    usage: Usage | None = None
+    attempts: list[Attempted] = field(default_factory=list)
+    cancelled: bool = False
+    plain: bool = True
+    _text: list[str] = field(default_factory=list)
+    _characters: int = 0
+    _scope: asyncio.Timeout | None = None
+
+    @property
+    def text(self) -> str:
+        """The text delivered so far."""
+        return "".join(self._text)
+
+    def deliver(self, chunk: Chunk, now: float) -> Chunk:
+        """Notes a piece, and numbers it in the whole answer."""
+        if self.first_at is None:
+            self.first_at = now
+        index, self.chunks = self.chunks, self.chunks + 1
+        if isinstance(chunk.delta, Text) and chunk.choice == 0:
+            self._characters += len(chunk.delta.text)
+            if self._characters <= KEPT_CHARACTERS:
+                self._text.append(chunk.delta.text)
+            else:
+                self.plain = False
+        else:
+            self.plain = False
+        return chunk if chunk.index == index else msgspec.structs.replace(chunk, index=index)
+
+    def cancel(self) -> None:
+        """Ends the wait that is under way; the stream then raises Cancelled. On the loop only."""
+        self.cancelled = True
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def wait(self, step: Callable[[], Any], seconds: float, late: InferenceError) -> Any:
+        """Takes a step with a deadline that ``cancel`` can bring forward.
+
+        Raises:
+            Cancelled: Somebody cancelled the request.
+            InferenceError: ``late``, when the time is over.
+        """
+        if self.cancelled:
+            raise Cancelled("the request was cancelled")
+        try:
+            async with asyncio.timeout(max(0.0, seconds)) as self._scope:
+                return await step()
+        except TimeoutError as error:
+            scope = self._scope
+            if scope is None or not scope.expired():
+                # The backend's own TimeoutError, not our deadline.
+                raise BackendTimeout(f"the backend timed out: {error}") from error
+            if self.cancelled:
+                raise Cancelled("the request was cancelled") from None
+            raise late from None
+        finally:
+            self._scope = None
+
+    def estimate(self) -> Usage:
+        """Token counts where nobody told them: a token a piece, and four characters a token of the prompt."""
+        said = self.request.inputs if self.request.messages is None else self.request.messages
+        return Usage(math.ceil(len(str(said)) / CHARACTERS_A_TOKEN), self.chunks, estimated=True)
+
+    def record(
+        self,
+        instance_id: str,
+        ending: Ending,
+        error: InferenceError | None,
+        now: float,
+        *,
+        with_prompts: bool,
+    ) -> RequestRecord:
+        """What the log keeps of it, now that it has ended.
+
+        Args:
+            instance_id: Who served it.
+            ending: How it ended.
+            error: The error it ended with, if any.
+            now: Time on the manager's clock.
+            with_prompts: Whether inputs and result are kept too.
+        """
+        request = self.request
+        said = request.inputs if request.messages is None else list(request.messages)
+        raw = msgspec.json.encode(said, enc_hook=str)
+        usage = self.usage if self.usage is not None else self.estimate()
+        return RequestRecord(
+            id=request.id,
+            instance_id=instance_id,
+            principal=request.principal,
+            task=request.task,
+            model=self.model or request.model,
+            stream=request.stream,
+            outcome=ending,
+            began_at=self.wall,
+            latency_s=now - self.began_at,
+            error=error.code if error is not None else None,
+            message=error.message if error is not None else None,
+            backend_id=self.backend_id,
+            queued_s=self.queued_s,
+            first_token_s=None if self.first_at is None else self.first_at - self.began_at,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            estimated=usage.estimated,
+            chunks=self.chunks,
+            input_bytes=len(raw),
+            input_sha256=hashlib.sha256(raw).hexdigest(),
+            decision=self.decision,
+            attempts=tuple(self.attempts),
+            inputs=said if with_prompts else None,
+            result=self.text if with_prompts else None,
+        )
