@@ -45,10 +45,10 @@ from uia_lab.manager.running import Running
 from uia_lab.manager.stream import ResponseStream
 from uia_lab.manager.topics import Topics
 from uia_lab.routing.decision import Decision
+from uia_lab.routing.figures import Counters
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.registry import Registered, check_weight
 from uia_lab.routing.router import Router
-from uia_lab.routing.stats import Counters
 from uia_lab.routing.strategies import make_strategy
 from uia_lab.routing.turns import Attempt, Expired, Granted, Turn
 

@@ -120,7 +120,7 @@ class Machine(RuleBasedStateMachine):
     def leases_add_up(self):
         for entry in self.entries:
             held = sum(attempt.backend is entry for attempt in self.leased)
-            assert entry.in_flight == held == entry.stats.counters.in_flight
+            assert entry.in_flight == held == entry.stats.figures.counters.in_flight
             assert entry.max_concurrency is None or held <= entry.max_concurrency
 
     @invariant()

@@ -21,7 +21,7 @@ def test_a_lease_is_counted_once(router, add, request_for):
     router.finish(attempt, OK, 1.0)
     router.finish(attempt, OK, 2.0)
     assert entry.in_flight == 0
-    assert (entry.stats.counters.total, entry.stats.counters.ok) == (1, 1)
+    assert (entry.stats.figures.counters.total, entry.stats.figures.counters.ok) == (1, 1)
 
 
 def test_a_full_backend_lets_wait_and_serves_in_order(router, add, request_for):

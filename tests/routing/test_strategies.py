@@ -90,7 +90,7 @@ def test_best_performance_does_not_like_fast_failures(router, add, request_for):
             router.finish(attempt, Outcome("ok", usage=Usage(1, 1)), now + 0.2)
             now += 0.2
     assert seen["bad"] <= 6
-    assert good.stats.counters.ok == seen["good"]
+    assert good.stats.figures.counters.ok == seen["good"]
 
 
 def test_an_embedding_says_nothing_about_chat(router, add, request_for):
@@ -175,8 +175,8 @@ def test_best_performance_looks_again_at_one_it_has_left_alone(router, add, requ
 
     for _ in range(20):
         turn()
-    before = slow.stats.counters.total
+    before = slow.stats.figures.counters.total
     seconds["slow"] = 0.001
     for _ in range(600):
         turn()
-    assert slow.stats.counters.total > before + 50, "what became fast again gets traffic again"
+    assert slow.stats.figures.counters.total > before + 50, "what became fast again gets traffic again"

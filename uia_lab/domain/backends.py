@@ -209,6 +209,7 @@ class BackendInfo:
         max_concurrency: Requests at once; None for no bound.
         enabled: False after ``drain``.
         metrics: Counters and figures.
+        by_model: The figures of each model at it, by the metrics' names.
         metadata: Free-form facts of whoever registered it.
         instance: The object registered.
     """
@@ -226,6 +227,7 @@ class BackendInfo:
     max_concurrency: int | None
     enabled: bool
     metrics: BackendMetrics
+    by_model: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     instance: Any = field(default=None, repr=False, compare=False)
 
@@ -252,4 +254,5 @@ class BackendInfo:
             "max_concurrency": self.max_concurrency,
             "enabled": self.enabled,
             "metrics": self.metrics.to_dict(),
+            "by_model": {name: dict(figures) for name, figures in self.by_model.items()},
         }

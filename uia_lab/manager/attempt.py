@@ -8,8 +8,8 @@ from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, Dead
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
 from uia_lab.manager.host import Host
 from uia_lab.manager.running import Running
+from uia_lab.routing.figures import Ending
 from uia_lab.routing.registry import Registered
-from uia_lab.routing.stats import Ending
 from uia_lab.routing.turns import Attempt, Outcome
 
 FIRST_CHUNK_S = 30.0

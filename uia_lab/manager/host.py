@@ -8,9 +8,9 @@ from typing import Protocol
 from uia_lab.domain.records import RequestRecord
 from uia_lab.manager.lifecycle import Lifecycle
 from uia_lab.manager.running import Running
+from uia_lab.routing.figures import Counters
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.router import Router
-from uia_lab.routing.stats import Counters
 from uia_lab.routing.turns import Attempt, Turn
 
 

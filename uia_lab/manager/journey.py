@@ -20,9 +20,9 @@ from uia_lab.domain.requests import InferenceRequest, Resumed
 from uia_lab.manager.attempt import ending_of, serve
 from uia_lab.manager.host import Host
 from uia_lab.manager.running import Running
+from uia_lab.routing.figures import Ending
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.retry import pause
-from uia_lab.routing.stats import Ending
 from uia_lab.routing.strategies import Tried
 from uia_lab.routing.turns import Attempt, Granted, Outcome, Queued, Refused
 

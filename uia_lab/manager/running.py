@@ -14,7 +14,7 @@ from uia_lab.domain.errors import BackendTimeout, Cancelled, InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Text, Usage
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.routing.stats import Ending
+from uia_lab.routing.figures import Ending
 
 CHARACTERS_A_TOKEN = 4
 KEPT_CHARACTERS = 262_144

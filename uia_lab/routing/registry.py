@@ -9,7 +9,7 @@ from typing import Any
 from uia_lab.domain.backends import Backend, BackendCapabilities, BackendInfo, BackendMetrics, BackendType
 from uia_lab.domain.errors import BadRequest
 from uia_lab.routing.health import Health
-from uia_lab.routing.stats import BackendStats, percentile
+from uia_lab.routing.stats import BackendStats
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
 
@@ -63,33 +63,14 @@ class Registered:
 
     def metrics(self, now: float, wall: float, waiting: int) -> BackendMetrics:
         """The figures as a snapshot; arguments as for :meth:`info`."""
-        stats, counters = self.stats, self.stats.counters
-
-        def ms(q: float) -> float | None:
-            value = percentile(stats.latencies, q)
-            return None if value is None else value * 1000
-
-        first = percentile(stats.first_tokens, 50)
         checked = self.health.last_check
         return BackendMetrics(
-            total_requests=counters.total,
-            successful_requests=counters.ok,
-            failed_requests=counters.failed,
-            cancelled_requests=counters.cancelled,
-            rejected_requests=counters.rejected,
-            average_latency_ms=stats.latency_sum / counters.ok * 1000 if stats.latencies else None,
-            p50_latency_ms=ms(50),
-            p95_latency_ms=ms(95),
-            p99_latency_ms=ms(99),
-            time_to_first_token_ms=None if first is None else first * 1000,
-            tokens_per_second=percentile(stats.token_rates, 50),
+            **self.stats.figures.to_dict(),  # type: ignore[arg-type]  # counters among them are whole numbers
             current_queue_size=waiting,
             active_connections=self.in_flight,
             models_loaded=getattr(self.instance, "models_loaded", None),
             uptime_seconds=now - self.registered_at,
             last_health_check=None if checked is None else wall - (now - checked),
-            input_tokens=stats.input_tokens,
-            output_tokens=stats.output_tokens,
         )
 
     def info(self, now: float, wall: float, waiting: int) -> BackendInfo:
@@ -115,6 +96,7 @@ class Registered:
             max_concurrency=self.max_concurrency,
             enabled=self.enabled,
             metrics=self.metrics(now, wall, waiting),
+            by_model={name: figures.to_dict() for name, figures in self.stats.by_model.items()},
             metadata=self.metadata,
             instance=self.original,
         )

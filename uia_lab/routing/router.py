@@ -157,10 +157,11 @@ class Router:
         entry.in_flight -= 1
         if attempt.trial:
             entry.health.breaker.trial = False
-        entry.stats.counters.end(outcome.ending)
+        entry.stats.end(attempt.figures, outcome.ending)
         elapsed = now - attempt.started_at
         if outcome.ending == "ok":
             entry.stats.succeeded(
+                attempt.figures,
                 model=request.model,
                 task=request.task,
                 stream=request.stream,
@@ -312,14 +313,13 @@ class Router:
             return None
         entry, decision = choice
         entry.in_flight += 1
-        entry.stats.counters.begin()
         if request.model is not None and decision.model != request.model:
             # An alias: the adapter and the statistics know the target's name.
             request = replace(request, model=decision.model)
         trial = entry.health.breaker.half_open
         if trial:
             entry.health.breaker.trial = True
-        return Attempt(request, entry, number, decision, now, trial)
+        return Attempt(request, entry, number, decision, now, entry.stats.begin(decision.model), trial)
 
     def _may_wait(self, eligible: Eligible, excluded: Tried, now: float) -> bool:
         """Whether time or a freed slot can bring a backend that was not tried yet."""

@@ -1,19 +1,17 @@
-"""What is remembered of the traffic: counters, latencies, success, for one backend and for all requests."""
+"""What is remembered of a backend's traffic: its figures, its speed and its luck."""
 
 import math
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from uia_lab.domain.events import Usage
+from uia_lab.routing.figures import Ending, Figures
 
 TAU_S = 10.0
 SUCCESS_TAU_S = 30.0
 SUCCESS_FLOOR = 0.05
-WINDOW = 512
-
-Ending = Literal["ok", "failed", "cancelled", "rejected"]
+MODELS = 64
+ESTIMATES = 256
+OTHER = "other"
 
 
 class PeakEwma:
@@ -45,48 +43,45 @@ class PeakEwma:
 
 
 @dataclass(slots=True)
-class Counters:
-    """Ends of attempts or requests: ``total = ok + failed + cancelled + rejected + in flight``."""
-
-    total: int = 0
-    ok: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    rejected: int = 0
-
-    def begin(self) -> None:
-        """One more is under way."""
-        self.total += 1
-
-    def end(self, ending: Ending) -> None:
-        """One of those under way has ended."""
-        setattr(self, ending, getattr(self, ending) + 1)
-
-    @property
-    def in_flight(self) -> int:
-        """How many are under way."""
-        return self.total - self.ok - self.failed - self.cancelled - self.rejected
-
-
-@dataclass(slots=True)
 class BackendStats:
-    """Figures of one backend; latencies by (model, task, what is measured)."""
+    """Figures of one backend and of each model at it; estimates by (model, task, streamed or not).
 
-    counters: Counters = field(default_factory=Counters)
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    first_tokens: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    token_rates: deque[float] = field(default_factory=lambda: deque(maxlen=64))
-    latency_sum: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    A backend that takes any model name must not grow without bound: beyond MODELS names the figures go
+    to OTHER, and beyond ESTIMATES the oldest estimate goes.
+    """
+
+    figures: Figures = field(default_factory=Figures)
+    by_model: dict[str, Figures] = field(default_factory=dict)
     last_success: float = -math.inf
     _estimates: dict[tuple[str | None, str, bool], PeakEwma] = field(default_factory=dict)
     _good: float = 0.0
     _tries: float = 0.0
     _decayed_at: float = 0.0
 
+    def begin(self, model: str | None) -> Figures:
+        """An attempt begins; gives the model's figures, which :meth:`end` takes back."""
+        name = OTHER if model is None else model
+        figures = self.by_model.get(name)
+        if figures is None:
+            name = name if len(self.by_model) < MODELS else OTHER
+            figures = self.by_model.setdefault(name, Figures())
+        self.figures.counters.begin()
+        figures.counters.begin()
+        return figures
+
+    def end(self, of_model: Figures, ending: Ending) -> None:
+        """An attempt has ended.
+
+        Args:
+            of_model: What :meth:`begin` gave.
+            ending: How it ended.
+        """
+        self.figures.counters.end(ending)
+        of_model.counters.end(ending)
+
     def succeeded(
         self,
+        of_model: Figures,
         *,
         model: str | None,
         task: str,
@@ -101,15 +96,8 @@ class BackendStats:
         self._good += 1
         self._tries += 1
         self.last_success = now
-        self.latencies.append(latency)
-        self.latency_sum += latency
-        self.input_tokens += usage.input_tokens
-        self.output_tokens += usage.output_tokens
-        if first_token is not None:
-            self.first_tokens.append(first_token)
-            decoding = latency - first_token
-            if usage.output_tokens > 1 and decoding > 0:
-                self.token_rates.append((usage.output_tokens - 1) / decoding)
+        for figures in (self.figures, of_model):
+            figures.succeeded(latency, first_token, usage)
         per_token = latency / max(1, usage.output_tokens)
         sample = first_token if stream and first_token is not None else per_token
         self._estimate(model, task, stream, sample, now)
@@ -137,8 +125,7 @@ class BackendStats:
         if known is not None:
             known.add(sample, now)
             return
-        if len(self._estimates) >= WINDOW:
-            # A backend that takes any model name must not grow without bound: the oldest goes.
+        if len(self._estimates) >= ESTIMATES:
             del self._estimates[next(iter(self._estimates))]
         self._estimates[key] = PeakEwma(sample, now)
 
@@ -147,11 +134,3 @@ class BackendStats:
         self._good *= factor
         self._tries *= factor
         self._decayed_at = now
-
-
-def percentile(values: Iterable[float], q: float) -> float | None:
-    """The nearest-rank percentile ``q`` (0 to 100) of the values; None of none."""
-    ordered = sorted(values)
-    if not ordered:
-        return None
-    return ordered[max(0, math.ceil(q / 100 * len(ordered)) - 1)]

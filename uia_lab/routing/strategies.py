@@ -1,6 +1,7 @@
 """How one backend is chosen among those that can serve and have a free slot."""
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -154,13 +155,15 @@ class BestPerformance:
         """Keeps nothing: the statistics are its memory."""
 
     def _unseen(self, some: list[Registered], pool: Pool, request: InferenceRequest) -> list[Registered]:
-        """One of those that nothing was seen of for a while, idle and free of charge and consequence."""
+        """The one unseen for longest, if that is long; idle, and free of charge and consequence."""
+        longest: list[Registered] = []
+        since = pool.now - UNSEEN_S
         for entry in some:
             known = entry.stats.estimate(pool.model, request.task, stream=request.stream)
-            stale = known is None or pool.now - known.at > UNSEEN_S
-            if stale and not (entry.in_flight or entry.external or entry.capabilities.side_effects):
-                return [entry]
-        return []
+            seen = -math.inf if known is None else known.at
+            if seen < since and not (entry.in_flight or entry.external or entry.capabilities.side_effects):
+                longest, since = [entry], seen
+        return longest
 
 
 class WeightedRandom:

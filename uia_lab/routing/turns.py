@@ -7,9 +7,9 @@ from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Usage
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.decision import Decision
+from uia_lab.routing.figures import Ending, Figures
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.registry import Registered
-from uia_lab.routing.stats import Ending
 
 NO_USAGE = Usage()
 
@@ -20,6 +20,7 @@ class Attempt:
 
     Attributes:
         request: The request, with the default model filled in.
+        figures: Those of the model at this backend.
         trial: Whether it is the one request that a half-open breaker lets through.
         ended: True once it was finished; a second ``finish`` changes nothing.
     """
@@ -29,6 +30,7 @@ class Attempt:
     number: int
     decision: Decision
     started_at: float
+    figures: Figures
     trial: bool = False
     ended: bool = False
 
