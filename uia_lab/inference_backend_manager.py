@@ -284,23 +284,15 @@ class BackendManager:
 
     def cancel(self, request_id: str) -> bool:
         """Ends a running request; its stream raises Cancelled. False if it is not running."""
-
-        def end() -> bool:
-            running = self.running.get(request_id)
-            if running is not None:
-                running.cancel()
-            return running is not None
-
-        return self._loops.call(end)
+        running = self._loops.call(lambda: self.running.get(request_id))
+        if running is not None:
+            self._loops.call(running.cancel)
+        return running is not None
 
     def owner_of(self, request_id: str) -> str | None:
         """Name of the principal whose request is running under that id, if it is."""
-
-        def find() -> str | None:
-            running = self.running.get(request_id)
-            return None if running is None else running.request.principal
-
-        return self._loops.call(find)
+        running = self._loops.call(lambda: self.running.get(request_id))
+        return None if running is None else running.request.principal
 
     @property
     def strategy_name(self) -> str:
@@ -314,12 +306,8 @@ class BackendManager:
             BadRequest: Unknown; the message lists the known ones.
         """
         strategy = make_strategy(name)
-
-        def change() -> None:
-            self.router.strategy = strategy
-            self.settle([])
-
-        self._loops.call(change)
+        self._loops.call(lambda: setattr(self.router, "strategy", strategy))
+        self._loops.call(lambda: self.settle([]))
 
     @property
     def aliases(self) -> Mapping[str, tuple[str, ...]]:

@@ -29,6 +29,8 @@ class RoutingHints:
         priority: Higher is served first from the queue.
         deadline_s: Seconds for everything, queue and attempts included.
         max_attempts: Backends tried at most; the configuration's figure when absent.
+        hedge_after_s: Seconds after which a second backend is asked too, where nothing is streamed and asking
+            twice is free of charge and consequence.
         resume: Whether a broken stream may go on at a backend with the same weights.
     """
 
@@ -39,6 +41,7 @@ class RoutingHints:
     priority: int = 0
     deadline_s: float | None = None
     max_attempts: int | None = None
+    hedge_after_s: float | None = None
     resume: bool = True
 
 

@@ -62,13 +62,14 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
     ending: Ending = "cancelled"
     error: InferenceError | None = None
     usage = Usage()
+    pieces = 0
     source: AsyncIterator[Event] | None = None
     try:
         await run.wait(lambda: host.lifecycle.started(entry), deadline - host.clock(), _late())
         source = aiter(entry.instance.infer(attempt.request))
         patience = Patience(entry, deadline - host.clock())
         # Told with the first content: until then another backend may take over silently.
-        started: Started | None = Started(name, attempt.number, run.decision)
+        started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
         while True:
             left = deadline - host.clock()
             silent = BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
@@ -85,9 +86,10 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
                 if first_at is None:
                     first_at = now
                 patience.heard(now)
+                pieces += 1
                 yield event
             elif isinstance(event, Finished):
-                usage = _told(event.usage, run)
+                usage = _told(event.usage, run, pieces)
                 ending = "ok"
                 # The lease goes back before the caller sees the end: the next request may follow at once.
                 _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
@@ -145,9 +147,9 @@ async def _close(source: AsyncIterator[Event] | None) -> None:
         return
 
 
-def _told(usage: Usage, run: Running) -> Usage:
+def _told(usage: Usage, run: Running, pieces: int) -> Usage:
     """The backend's figures, even zeros; an estimate where it gave none."""
-    return run.estimate() if usage.estimated and not usage.total_tokens else usage
+    return run.estimate(pieces) if usage.estimated and not usage.total_tokens else usage
 
 
 def _since(attempt: Attempt, at: float | None) -> float | None:

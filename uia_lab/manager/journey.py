@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from uia_lab.domain.errors import (
 from uia_lab.domain.events import Chunk, Event, Finished, Started, Switched, Usage
 from uia_lab.domain.requests import InferenceRequest, Resumed
 from uia_lab.manager.attempt import ending_of, serve
+from uia_lab.manager.hedge import may_hedge, race
 from uia_lab.manager.host import Host
 from uia_lab.manager.running import Running
 from uia_lab.routing.figures import Ending
@@ -73,7 +74,7 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
     limit = request.routing.max_attempts or host.max_attempts
     tried: Tried = frozenset()
     last: InferenceError | None = None
-    broken: Attempt | None = None
+    broken: str | None = None
     for number in range(1, limit + 1):
         if last is not None:
             if not host.router.retries.take(host.clock()):
@@ -82,15 +83,22 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
             seconds = pause(number, host.rng)
             await run.wait(lambda: asyncio.sleep(seconds), deadline - host.clock(), late)  # noqa: B023
         attempt = await _lease(host, run, request, number, tried, deadline, last)
-        entry, model = attempt.backend, attempt.decision.model
-        tried |= {(entry.backend_id, attempt.request.model)}
-        run.backend_id, run.model, run.decision = entry.backend_id, model, attempt.decision.to_dict()
+        tried |= {_trace(attempt)}
+        events: AsyncGenerator[Event, None] | None = None
         try:
-            async with aclosing(serve(host, run, attempt, deadline)) as events:
+            if may_hedge(request, attempt):
+                lead = _beside(host, request, number, tried)
+                after = request.routing.hedge_after_s or 0.0
+                attempt, collected = await race(host, run, attempt, deadline, after, lead)
+                events = _replay(collected)
+            else:
+                events = serve(host, run, attempt, deadline)
+            run.take(attempt)
+            async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Started) and broken is not None:
                         reason = last.message if last is not None else ""
-                        yield Switched(broken.backend.backend_id, entry.backend_id, reason, run.chunks)
+                        yield Switched(broken, attempt.backend.backend_id, reason, run.chunks)
                     elif isinstance(event, Chunk):
                         yield run.deliver(event, host.clock())
                     elif isinstance(event, Finished):
@@ -105,11 +113,11 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
                 raise
             last = error
             if run.chunks:
-                resumed = _resumable(run, request, attempt, model)
+                resumed = _resumable(run, request, attempt)
                 if resumed is None:
                     break
-                request, broken = replace(request, resumed=resumed), attempt
-            elif not error.retryable or entry.capabilities.side_effects:
+                request, broken = replace(request, resumed=resumed), attempt.backend.backend_id
+            elif not error.retryable or attempt.backend.capabilities.side_effects:
                 raise
     assert last is not None
     raise _given_up(run, last)
@@ -164,12 +172,34 @@ async def _queued(host: Host, run: Running, ticket: Ticket, deadline: float) -> 
         host.router.leave(ticket)
 
 
-def _resumable(
-    run: Running, request: InferenceRequest, attempt: Attempt, model: str | None
-) -> Resumed | None:
+def _trace(attempt: Attempt) -> tuple[str, str | None]:
+    return attempt.backend.backend_id, attempt.request.model
+
+
+def _beside(host: Host, request: InferenceRequest, number: int, tried: Tried) -> Callable[[], Attempt | None]:
+    """Gives an attempt at another backend than those tried, if one is free and the budget allows it."""
+
+    def ask() -> Attempt | None:
+        now = host.clock()
+        if not host.router.retries.take(now):
+            return None
+        answer = host.router.begin(request, now, number=number + 1, excluded=tried)
+        if isinstance(answer, Queued):
+            host.router.leave(answer.ticket)
+        return answer.attempt if isinstance(answer, Granted) else None
+
+    return ask
+
+
+async def _replay(events: list[Event]) -> AsyncGenerator[Event, None]:
+    for event in events:
+        yield event
+
+
+def _resumable(run: Running, request: InferenceRequest, attempt: Attempt) -> Resumed | None:
     """What another backend needs to go on exactly where this one broke off; None where nobody can."""
     capabilities = attempt.backend.capabilities
-    digest = capabilities.model_digest.get(model or "")
+    digest = capabilities.model_digest.get(attempt.decision.model or "")
     several = request.parameters.get("n") not in (None, 1)
     if not (request.routing.resume and capabilities.resume and digest and run.plain) or several:
         return None

@@ -15,6 +15,7 @@ from uia_lab.domain.events import Attempted, Chunk, Text, Usage
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.figures import Ending
+from uia_lab.routing.turns import Attempt
 
 CHARACTERS_A_TOKEN = 4
 KEPT_CHARACTERS = 262_144
@@ -55,12 +56,18 @@ class Running:
     plain: bool = True
     _text: list[str] = field(default_factory=list)
     _characters: int = 0
-    _scope: asyncio.Timeout | None = None
+    _scopes: set[asyncio.Timeout] = field(default_factory=set)
 
     @property
     def text(self) -> str:
         """The text delivered so far."""
         return "".join(self._text)
+
+    def take(self, attempt: Attempt) -> None:
+        """Notes who serves it now, and why."""
+        self.backend_id = attempt.backend.backend_id
+        self.model = attempt.decision.model
+        self.decision = attempt.decision.to_dict()
 
     def deliver(self, chunk: Chunk, now: float) -> Chunk:
         """Notes a piece, and numbers it in the whole answer."""
@@ -78,10 +85,10 @@ class Running:
         return chunk if chunk.index == index else msgspec.structs.replace(chunk, index=index)
 
     def cancel(self) -> None:
-        """Ends the wait that is under way; the stream then raises Cancelled. On the loop only."""
+        """Ends the waits that are under way; the stream then raises Cancelled. On the loop only."""
         self.cancelled = True
-        if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        for scope in self._scopes:
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def wait(self, step: Callable[[], Any], seconds: float, late: InferenceError) -> Any:
         """Takes a step with a deadline that ``cancel`` can bring forward.
@@ -92,24 +99,25 @@ class Running:
         """
         if self.cancelled:
             raise Cancelled("the request was cancelled")
+        scope = asyncio.timeout(max(0.0, seconds))
+        self._scopes.add(scope)
         try:
-            async with asyncio.timeout(max(0.0, seconds)) as self._scope:
+            async with scope:
                 return await step()
         except TimeoutError as error:
-            scope = self._scope
-            if scope is None or not scope.expired():
+            if not scope.expired():
                 # The backend's own TimeoutError, not our deadline.
                 raise BackendTimeout(f"the backend timed out: {error}") from error
             if self.cancelled:
                 raise Cancelled("the request was cancelled") from None
             raise late from None
         finally:
-            self._scope = None
+            self._scopes.discard(scope)
 
-    def estimate(self) -> Usage:
+    def estimate(self, pieces: int) -> Usage:
         """Token counts where nobody told them: a token a piece, and four characters a token of the prompt."""
         said = self.request.inputs if self.request.messages is None else self.request.messages
-        return Usage(math.ceil(len(str(said)) / CHARACTERS_A_TOKEN), self.chunks, estimated=True)
+        return Usage(math.ceil(len(str(said)) / CHARACTERS_A_TOKEN), pieces, estimated=True)
 
     def record(
         self,
@@ -132,7 +140,7 @@ class Running:
         request = self.request
         said = request.inputs if request.messages is None else list(request.messages)
         raw = msgspec.json.encode(said, enc_hook=str)
-        usage = self.usage if self.usage is not None else self.estimate()
+        usage = self.usage if self.usage is not None else self.estimate(self.chunks)
         return RequestRecord(
             id=request.id,
             instance_id=instance_id,
