@@ -10,12 +10,19 @@ FAULT = Outcome("failed", BackendFailed("boom"))
 OK = Outcome("ok")
 
 
+def ended(breaker, now, *, ok):
+    if ok:
+        breaker.success(now, now)
+    else:
+        breaker.failure(now, now, 1.0)
+
+
 def opened(times=1):
     breaker = Breaker()
     now = 0.0
     for number in range(times):
         for _ in range(5 if number == 0 else 1):
-            breaker.failure(now, 1.0)
+            breaker.failure(now, now, 1.0)
         if number < times - 1:
             now = breaker.opened_until
             assert breaker.passed(now)
@@ -25,13 +32,13 @@ def opened(times=1):
 def test_five_in_a_row_open_it_and_four_do_not():
     breaker = Breaker()
     for _ in range(4):
-        breaker.failure(0.0, 1.0)
+        breaker.failure(0.0, 0.0, 1.0)
     assert not breaker.is_open
-    breaker.success(0.0)
+    breaker.success(0.0, 0.0)
     for _ in range(4):
-        breaker.failure(0.0, 1.0)
+        breaker.failure(0.0, 0.0, 1.0)
     assert not breaker.is_open
-    breaker.failure(0.0, 1.0)
+    breaker.failure(0.0, 0.0, 1.0)
     assert breaker.is_open
     assert not breaker.by_rate
 
@@ -39,12 +46,12 @@ def test_five_in_a_row_open_it_and_four_do_not():
 def test_half_of_ten_within_thirty_seconds_open_it():
     breaker = Breaker()
     for second in range(10):
-        (breaker.failure if second % 2 else lambda now, jitter: breaker.success(now))(float(second), 1.0)
+        ended(breaker, float(second), ok=second % 2 == 0)
     assert breaker.is_open
     assert breaker.by_rate
     slow = Breaker()
     for second in range(10):
-        (slow.failure if second % 2 else lambda now, jitter: slow.success(now))(second * 10.0, 1.0)
+        ended(slow, second * 10.0, ok=second % 2 == 0)
     assert not slow.is_open, "ten faults in a hundred seconds are another matter"
 
 
@@ -59,7 +66,7 @@ def test_each_opening_lasts_twice_as_long_up_to_a_minute():
 def test_jitter_spreads_the_returns():
     breaker = Breaker()
     for _ in range(5):
-        breaker.failure(0.0, 0.8)
+        breaker.failure(0.0, 0.0, 0.8)
     assert breaker.opened_until == pytest.approx(4.0)
 
 
@@ -71,9 +78,9 @@ def test_it_tries_one_request_at_a_time_and_closes_after_two():
     breaker.trial = True
     assert not breaker.admits
     breaker.trial = False
-    breaker.success(5.1)
+    breaker.success(5.1, 5.1)
     assert breaker.half_open
-    breaker.success(5.2)
+    breaker.success(5.2, 5.2)
     assert not breaker.half_open
     assert not breaker.is_open
 
@@ -81,8 +88,8 @@ def test_it_tries_one_request_at_a_time_and_closes_after_two():
 def test_it_starts_slowly():
     breaker, _ = opened()
     breaker.passed(5.0)
-    breaker.success(5.0)
-    breaker.success(5.0)
+    breaker.success(5.0, 5.0)
+    breaker.success(5.0, 5.0)
     assert breaker.strength(5.0) == 0.1
     assert breaker.strength(10.0) == pytest.approx(0.5)
     assert breaker.strength(15.0) == breaker.strength(1000.0) == 1.0
@@ -138,3 +145,16 @@ def test_a_slow_start_takes_its_share_slowly(router, add, request_for):
     returning.health.breaker._closed_at = 0.0
     turns = [router.begin(request_for(), 1.0).attempt.backend.backend_id for _ in range(22)]
     assert turns.count("a") == 2
+
+
+def test_what_began_before_it_opened_says_nothing(router, add, request_for):
+    entry = add("a")
+    add("b")
+    old = [router.begin(request_for(backend_id="a"), 0.0).attempt for _ in range(2)]
+    drive(router, request_for, [("a", FAULT)] * 5, now=1.0)
+    router.finish(old[0], OK, 2.0)
+    assert entry.health.breaker.is_open
+    assert not entry.routable
+    router.tick(10.0)
+    router.finish(old[1], FAULT, 10.0)
+    assert entry.health.breaker.half_open, "an old fault does not end the trials either"

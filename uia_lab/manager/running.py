@@ -1,6 +1,7 @@
 """A request under way: what others may see of it, how it can be ended, and what is remembered of it."""
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import time
@@ -88,7 +89,9 @@ class Running:
         """Ends the waits that are under way; the stream then raises Cancelled. On the loop only."""
         self.cancelled = True
         for scope in self._scopes:
-            scope.reschedule(asyncio.get_running_loop().time())
+            # RuntimeError: it is expiring already, by its own deadline or an earlier cancel.
+            with contextlib.suppress(RuntimeError):
+                scope.reschedule(asyncio.get_running_loop().time())
 
     async def wait(self, step: Callable[[], Any], seconds: float, late: InferenceError) -> Any:
         """Takes a step with a deadline that ``cancel`` can bring forward.

@@ -35,6 +35,7 @@ class Breaker:
     half_open: bool = False
     trial: bool = False
     by_rate: bool = False
+    _opened_at: float = 0.0
     _successes: int = 0
     _open_s: float = OPEN_S
     _closed_at: float | None = None
@@ -50,8 +51,15 @@ class Breaker:
         """Whether one more request may go there, as far as the breaker is concerned."""
         return not (self.half_open and self.trial)
 
-    def success(self, now: float) -> None:
-        """A request ended well."""
+    def success(self, now: float, began: float) -> None:
+        """A request ended well.
+
+        Args:
+            now: Time, seconds.
+            began: When it began; what began before the breaker opened says nothing of now.
+        """
+        if self._is_old(began):
+            return
         self.consecutive = 0
         self._recent.append((now, True))
         if self.is_open:
@@ -64,18 +72,23 @@ class Breaker:
                 self._recent.clear()
                 self._closed_at = now
 
-    def failure(self, now: float, jitter: float) -> None:
+    def failure(self, now: float, began: float, jitter: float) -> None:
         """A request ended with a fault.
 
         Args:
             now: Time, seconds.
+            began: When it began; what began before the breaker opened says nothing of now.
             jitter: Factor of the open time, around 1.
         """
+        if self._is_old(began):
+            return
         self.consecutive += 1
         self._recent.append((now, False))
         if self.is_open:
             return
-        if self.half_open or self.consecutive >= CONSECUTIVE:
+        if self.half_open:
+            self._open(now, jitter, by_rate=self.by_rate)
+        elif self.consecutive >= CONSECUTIVE:
             self._open(now, jitter, by_rate=False)
         elif self._rate_is_high(now):
             self._open(now, jitter, by_rate=True)
@@ -96,10 +109,14 @@ class Breaker:
     def _open(self, now: float, jitter: float, *, by_rate: bool) -> None:
         if self._closed_at is not None and now - self._closed_at > OPEN_MAX_S:
             self._open_s = OPEN_S
+        self._opened_at = now
         self.opened_until = now + self._open_s * jitter
         self._open_s = min(OPEN_MAX_S, self._open_s * 2)
         self.half_open = self.trial = False
         self.by_rate = by_rate
+
+    def _is_old(self, began: float) -> bool:
+        return (self.is_open or self.half_open) and began < self._opened_at
 
     def _begin_trials(self) -> None:
         self.opened_until = 0.0

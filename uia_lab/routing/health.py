@@ -106,9 +106,11 @@ class Health:
             else:
                 self.status, self.reason = probe.status, probe.reason
 
-    def succeeded(self, now: float) -> None:
-        """A request ended well."""
-        self.breaker.success(now)
+    def succeeded(self, now: float, began: float) -> None:
+        """A request ended well that began at ``began``."""
+        self.breaker.success(now, began)
+        if self.breaker.is_open:
+            return
         self._down = False
         self.paused_until = 0.0
         if self.breaker.half_open:
@@ -118,9 +120,9 @@ class Health:
             self.reason = "serving requests"
             self.status = BackendStatus.HEALTHY
 
-    def failed(self, error: InferenceError, now: float, jitter: float) -> None:
-        """A request ended with a fault."""
-        self.breaker.failure(now, jitter)
+    def failed(self, error: InferenceError, now: float, began: float, jitter: float) -> None:
+        """A request ended with a fault that began at ``began``."""
+        self.breaker.failure(now, began, jitter)
         count = self.breaker.consecutive
         if self.breaker.is_open and self.breaker.by_rate:
             self.reason = f"at least half of the recent requests failed, the last: {error.message}"

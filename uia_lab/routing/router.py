@@ -170,7 +170,7 @@ class Router:
                 usage=outcome.usage,
                 now=now,
             )
-            entry.health.succeeded(now)
+            entry.health.succeeded(now, attempt.started_at)
         else:
             self._learn(entry, attempt, outcome, elapsed, now)
         if self.registry.get(entry.backend_id) is entry:
@@ -382,12 +382,12 @@ class Router:
                     elapsed=elapsed,
                     now=now,
                 )
-                entry.health.failed(error, now, self._rng.uniform(1 - JITTER, 1 + JITTER))
+                entry.health.failed(error, now, attempt.started_at, self._rng.uniform(1 - JITTER, 1 + JITTER))
             case OutcomeClass.BUSY:
                 entry.health.busy(error, now)
             case OutcomeClass.MISCONFIGURED:
                 entry.health.misconfigured(error, now)
             case OutcomeClass.SUCCESS:
-                entry.health.succeeded(now)
+                entry.health.succeeded(now, attempt.started_at)
             case OutcomeClass.NONE:
                 pass
