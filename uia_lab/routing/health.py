@@ -100,8 +100,7 @@ class Health:
 
     def succeeded(self) -> None:
         """A request ended well."""
-        if self.failures or self.status is not BackendStatus.HEALTHY:
-            self.reason = "serving requests"
+        self.reason = "serving requests"
         self.status = BackendStatus.HEALTHY
         self.failures = 0
         self.closed_until = 0.0

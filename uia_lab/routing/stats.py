@@ -105,7 +105,7 @@ class BackendStats:
         self.latency_sum += latency
         self.input_tokens += usage.input_tokens
         self.output_tokens += usage.output_tokens
-        if first_token is not None:
+        if first_token is not None and usage.output_tokens:
             self.first_tokens.append(first_token)
             decoding = latency - first_token
             if usage.output_tokens > 1 and decoding > 0:
