@@ -29,7 +29,7 @@ models: $(READY)
 
 lab: models ## JupyterLab, open on the first tutorial, with a real model
 	@echo "Starting JupyterLab; Ctrl-C twice ends it."
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/01_first_light.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/01_first_light.ipynb $(LAB_ARGS) notebooks
 
 test: models ## the tests and the tutorials (a few minutes)
 	$(BIN)/python -m pytest -m "not e2e and not slow" $(PYTEST_ARGS)

@@ -1,0 +1,55 @@
+import pytest
+
+from uia_lab.domain.errors import Unauthenticated
+from uia_lab.notebook.connect import connect, current, destination, forget
+from uia_lab.notebook.local_transport import InProcessTransport
+from uia_lab.notebook.transport import NotConnected
+
+
+@pytest.fixture
+def environment(server, monkeypatch):
+    monkeypatch.setenv("UIA_LAB_URL", server.url)
+    monkeypatch.setenv("UIA_LAB_TOKEN", server.key)
+
+
+def test_the_given_address_comes_first(server, monkeypatch):
+    monkeypatch.setenv("UIA_LAB_URL", "http://127.0.0.1:1/")
+    assert connect(server.url, server.key).where == server.url
+
+
+def test_then_the_server_of_this_kernel(server, environment):
+    assert destination() == server.url
+    assert connect().where == server.url
+
+
+def test_its_token_goes_to_its_own_address_only(server, environment):
+    assert connect(server.url.rstrip("/")).where == server.url
+    elsewhere = server.url.replace("127.0.0.1", "localhost")
+    with pytest.raises(Unauthenticated):
+        connect(elsewhere)
+
+
+def test_else_this_process(service, monkeypatch):
+    monkeypatch.setattr("uia_lab.notebook.connect.InProcessTransport", lambda: InProcessTransport(service))
+    lab = connect()
+    assert "this kernel" in lab.where
+    assert lab.generate("a b", model="w").text == "a b "
+
+
+def test_the_default_lab_is_shared_while_it_is_open(server, environment):
+    first = connect()
+    assert connect() is first
+    assert current() is first
+    first.close()
+    second = current()
+    assert second is not first
+    forget()
+    assert second.closed
+
+
+def test_a_failing_server_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("UIA_LAB_URL", "http://127.0.0.1:1/uia/")
+    monkeypatch.setenv("UIA_LAB_TOKEN", "top-secret")
+    with pytest.raises(NotConnected, match="unset UIA_LAB_URL") as caught:
+        connect()
+    assert "top-secret" not in str(caught.value)

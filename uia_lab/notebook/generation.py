@@ -1,0 +1,261 @@
+"""The record of one generation: text, figures and outcome, whoever shows it."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from html import escape
+from typing import Any, Protocol
+
+from uia_lab.domain.errors import BackendFailed, Cancelled, DeadlineExceeded, InferenceError
+from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Switched, Text, Usage
+
+_SIGNS = {"waiting": "◌", "streaming": "●", "done": "✓", "stopped": "■", "failed": "✕"}
+_TONES = {
+    "waiting": "--jp-info-color1",
+    "streaming": "--jp-info-color1",
+    "done": "--jp-success-color1",
+    "stopped": "--jp-warn-color1",
+    "failed": "--jp-error-color1",
+}
+
+
+class Presenter(Protocol):
+    """Shows a generation where its reader is; the record itself knows nothing of widgets."""
+
+    def show(self, generation: "Generation") -> None:
+        """Shows it at the current place of output."""
+
+
+class Generation:
+    """One answer as it arrives, and as it was.
+
+    It is filled from one thread (the Lab's) and read from any. ``str(generation)`` is the text.
+
+    Args:
+        prompt: What was asked.
+        model: The model asked for, if one was named.
+        stop: Asks for the end of the request.
+        presenter: Who shows it when it is the value of a cell.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        model: str | None = None,
+        *,
+        stop: Callable[["Generation"], None] | None = None,
+        presenter: Presenter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.prompt = prompt
+        self.model = model
+        self.request_id: str | None = None
+        self.backend: str | None = None
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.attempts: tuple[Attempted, ...] = ()
+        self.error: InferenceError | None = None
+        self._clock = clock
+        self._stop = stop
+        self._presenter = presenter
+        self._pieces: list[str] = []
+        self._began = clock()
+        self._first: float | None = None
+        self._end: float | None = None
+        self._ended = threading.Event()
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far; the whole answer once ``done``."""
+        return "".join(self._pieces)
+
+    @property
+    def state(self) -> str:
+        """``waiting``, ``streaming``, ``done``, ``stopped`` or ``failed``."""
+        if not self._ended.is_set():
+            return "waiting" if self._first is None else "streaming"
+        if self.error is not None:
+            return "failed"
+        return "stopped" if self.finish_reason == "cancelled" else "done"
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, in whatever way."""
+        return self._ended.is_set()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the request to now, or to its end."""
+        return (self._end or self._clock()) - self._began
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the request to its first text, as seen in this kernel."""
+        return None if self._first is None else self._first - self._began
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens after the first a second; while it streams, a chunk counts as a token."""
+        if self._first is None:
+            return None
+        tokens = self.usage.output_tokens if self.usage else len(self._pieces)
+        seconds = (self._end or self._clock()) - self._first
+        return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
+
+    def stop(self) -> None:
+        """Asks for its end and returns at once; an ended one stays as it is."""
+        if not self.done and self._stop is not None:
+            self._stop(self)
+
+    def wait(self, timeout: float | None = None) -> "Generation":
+        """Waits for the end. An interrupt (Ctrl-C, the kernel's stop button) cancels the request.
+
+        Args:
+            timeout: Seconds to wait at most; the request goes on when they have passed.
+
+        Raises:
+            TimeoutError: It had not ended by then.
+        """
+        try:
+            if not self._ended.wait(timeout):
+                raise TimeoutError(f"the generation has not ended within {timeout:g} s; it is still running")
+        except KeyboardInterrupt:
+            self.stop()
+            # Long enough for the cancellation to arrive, short enough to feel like an interrupt.
+            self._ended.wait(2)
+            raise
+        return self
+
+    def raise_for_error(self) -> None:
+        """Raises the error it failed with, if it did; being stopped is not an error."""
+        if self.error is not None:
+            # Without the trail through the Lab's own thread, which tells a reader nothing.
+            raise self.error.with_traceback(None)
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Calls a function after every change, in the thread that fills the record."""
+        self._listeners.append(listener)
+
+    def feed(self, event: Event, request_id: str | None = None) -> None:
+        """Takes the next event of the answer."""
+        if self.done:
+            return
+        self.request_id = request_id or self.request_id
+        match event:
+            case Started(backend_id=backend):
+                self.backend = backend or self.backend
+            case Switched(to_id=backend):
+                self.backend = backend
+            case Chunk(delta=Text(text=text), choice=0) if text:
+                self._first = self._first or self._clock()
+                self._pieces.append(text)
+            case Finished():
+                self._finish(event)
+                return
+        self._changed()
+
+    def fail(self, error: BaseException) -> None:
+        """Ends it with an error; :class:`Cancelled` ends it as stopped."""
+        if self.done:
+            return
+        if isinstance(error, Cancelled):
+            self.finish_reason = "cancelled"
+        elif isinstance(error, InferenceError):
+            self.error = error
+        elif isinstance(error, TimeoutError):
+            self.error = DeadlineExceeded(str(error) or "no answer in time")
+        else:
+            self.error = BackendFailed(f"{type(error).__name__}: {error}")
+        self._close()
+
+    def _finish(self, event: Finished) -> None:
+        if isinstance(event.result, str) and event.result != self.text:
+            self._pieces = [event.result]
+            self._first = self._first or self._clock()
+        self.usage = event.usage
+        self.finish_reason = event.finish_reason
+        self.attempts = event.attempts or self.attempts
+        if event.attempts:
+            self.backend = event.attempts[-1].backend_id
+        self._close()
+
+    def _close(self) -> None:
+        self._end = self._clock()
+        self._ended.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        for listener in self._listeners:
+            # Whoever watches must not be able to break the answer itself.
+            with contextlib.suppress(Exception):
+                listener()
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Name and value of each figure there is, in the order they are shown."""
+        pairs: list[tuple[str, str]] = []
+        if self.time_to_first_token is not None:
+            pairs.append(("first token", seconds(self.time_to_first_token)))
+        if self.tokens_per_second is not None:
+            pairs.append(
+                ("speed", f"{self.tokens_per_second:.{0 if self.tokens_per_second >= 10 else 1}f} tok/s")
+            )
+        if self.usage is not None:
+            about = "about " if self.usage.estimated else ""
+            pairs.append(("tokens", f"{about}{self.usage.input_tokens} in, {self.usage.output_tokens} out"))
+        if self.backend:
+            pairs.append(("backend", self.backend))
+        if self.model:
+            pairs.append(("model", self.model))
+        return pairs
+
+    def summary(self) -> str:
+        """State and figures in one line."""
+        state = f"failed: {self.error.message}" if self.error else self.state
+        if self.finish_reason == "length":
+            state += " (cut at max_tokens)"
+        return " · ".join([state, *(f"{name} {value}" for name, value in self.facts())])
+
+    def html(self) -> str:
+        """A still picture of it for saved notebooks, readable without any style sheet too."""
+        line = "1px solid var(--jp-border-color2,#d8dce2)"
+        font = "var(--jp-ui-font-family,system-ui,sans-serif)"
+        head = (
+            f'<p data-testid="uia-generation-summary" style="margin:0;padding:7px 12px;border-bottom:{line};'
+            f'font-size:12px;color:var(--jp-ui-font-color2,#5c6370)">'
+            f'<span style="color:var({_TONES[self.state]},currentColor)">{_SIGNS[self.state]}</span> '
+            f"{escape(self.summary())}</p>"
+        )
+        body = (
+            '<p data-testid="uia-generation-text" style="margin:0;padding:10px 12px;max-width:72ch;'
+            f'line-height:1.55;white-space:pre-wrap;overflow-wrap:anywhere">{escape(self.text)}</p>'
+        )
+        return (
+            f'<div data-testid="uia-generation" data-state="{self.state}" style="margin:4px 0;border:{line};'
+            f'border-radius:6px;font-family:{font};font-size:13px">{head}{body}</div>'
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/plain": f"{self.text}\n\n[{self.summary()}]", "text/html": self.html()}
+
+    def _ipython_display_(self) -> None:
+        if self._presenter is not None:
+            self._presenter.show(self)
+            return
+        from IPython.display import display
+
+        display(self._repr_mimebundle_(), raw=True)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
+        return f"<Generation {self.state} {shown!r}>"
+
+
+def seconds(value: float) -> str:
+    """A duration as people read it: ``0.21 s``, ``85 ms``."""
+    return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.2f} s"

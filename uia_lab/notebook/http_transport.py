@@ -1,0 +1,257 @@
+"""A Lab over HTTP: the OpenAI dialect and the status door of a uia_lab server."""
+
+import base64
+import contextlib
+import json
+import os
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import numpy as np
+
+from uia_lab.domain import errors
+from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Started, Text, Usage
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.notebook import sse
+from uia_lab.notebook.transport import EventStream, NotConnected
+
+if TYPE_CHECKING:
+    import aiohttp
+
+CONNECT_S = 5.0
+ANSWER_S = 15.0
+# The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
+SILENCE_S = 35.0
+
+
+def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
+    found = {cls.code: cls}
+    for sub in cls.__subclasses__():
+        found |= _known(sub)
+    return found
+
+
+def error_of(status: int, body: Any, where: str) -> errors.InferenceError:
+    """The typed error of an OpenAI error envelope.
+
+    Args:
+        status: HTTP status, used where the body names no code of ours.
+        body: Decoded body, whatever came.
+        where: Who answered.
+    """
+    envelope = body.get("error") if isinstance(body, Mapping) else None
+    envelope = envelope if isinstance(envelope, Mapping) else {}
+    classes = _known(errors.InferenceError)
+    cls = classes.get(str(envelope.get("code")))
+    if cls is None:
+        by_status = {kind.http_status: kind for kind in reversed(classes.values())}
+        cls = by_status.get(status, errors.BackendFailed)
+    message = envelope.get("message") or f"{where} answered with status {status}"
+    if cls in (errors.Unauthenticated, errors.NotAllowed) and not envelope.get("message"):
+        message += "; check the token given to uia_lab.connect(url, token)"
+    return cls(str(message), param=envelope.get("param"))
+
+
+class HttpTransport:
+    """Speaks to a server; one client session, opened at first use.
+
+    Args:
+        url: Address of the service, for example ``http://127.0.0.1:8888/uia/``.
+        token: A key or a Jupyter token; it is sent and never shown.
+    """
+
+    kind: Literal["server", "local"] = "server"
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise NotConnected(f"{url!r} is no address of a server; write http://host:port/path/")
+        # Credentials in an address would end up in `where` and in messages.
+        host = parts.netloc.rpartition("@")[2]
+        self.url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
+        self.where = self.url
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"HttpTransport({self.url!r})"
+
+    def _client(self) -> "aiohttp.ClientSession":
+        if self._session is None:
+            import aiohttp
+
+            headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+            timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=ANSWER_S)
+            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+        return self._session
+
+    @contextlib.asynccontextmanager
+    async def _asked(
+        self, method: str, path: str, *, read_s: float = ANSWER_S, **options: Any
+    ) -> AsyncGenerator["aiohttp.ClientResponse", None]:
+        """A response with a good status, or the typed error."""
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=read_s)
+        try:
+            async with self._client().request(
+                method, self.url + path, timeout=timeout, **options
+            ) as response:
+                if response.status >= 400:
+                    raise error_of(response.status, await _json(response), self.where)
+                yield response
+        except aiohttp.ClientConnectorError as error:
+            raise NotConnected(
+                f"nobody answers at {self.where} ({error.strerror or error}). Start a server with "
+                "`python -m uia_lab serve`, or unset UIA_LAB_URL and call uia_lab.connect() for local mode."
+            ) from None
+        except TimeoutError:
+            raise errors.DeadlineExceeded(f"{self.where} was silent for {read_s:g} s") from None
+        except aiohttp.ClientError as error:
+            raise errors.BackendFailed(f"the connection to {self.where} broke: {error}") from None
+
+    async def status(self) -> dict[str, Any]:
+        """The status report of the server."""
+        async with self._asked("GET", "status") as response:
+            report = await _json(response)
+        if not isinstance(report, dict) or "instance_id" not in report:
+            raise NotConnected(
+                f"something answers at {self.where}, but it is not uia_lab. Inside Jupyter the address ends "
+                "in uia/ and `jupyter server extension list` must show uia_lab_server as enabled."
+            )
+        return report
+
+    async def models(self) -> list[str]:
+        """Names of the models the server offers."""
+        async with self._asked("GET", "v1/models") as response:
+            return [item["id"] for item in (await response.json())["data"]]
+
+    def stream(self, request: InferenceRequest) -> EventStream:
+        """Starts a chat completion."""
+        return _HttpStream(self, request)
+
+    async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
+        """Embeddings as little-endian floats over base64, which is a third of the JSON numbers."""
+        body: dict[str, Any] = {"input": list(texts), "encoding_format": "base64"}
+        if model is not None:
+            body["model"] = model
+        async with self._asked("POST", "v1/embeddings", json=body, read_s=600) as response:
+            data = (await response.json())["data"]
+        rows = [_vector(item["embedding"]) for item in sorted(data, key=lambda item: item["index"])]
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+    async def cancel(self, request_id: str) -> None:
+        """Cancels a request; one that has ended meanwhile is fine."""
+        with contextlib.suppress(errors.ModelNotFound):
+            async with self._asked("DELETE", f"requests/{quote(request_id, safe='')}"):
+                pass
+
+    async def aclose(self) -> None:
+        """Closes the session and with it every running request."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def body_of(self, request: InferenceRequest) -> dict[str, Any]:
+        """The chat completion that asks for a request's answer."""
+        body = {
+            **request.parameters,
+            "messages": [dict(message) for message in request.messages or ()],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.model is not None:
+            body["model"] = request.model
+        return body
+
+    def headers_of(self, request: InferenceRequest) -> dict[str, str]:
+        """The routing hints of a request."""
+        hints = request.routing
+        headers = {
+            "x-request-id": request.id,
+            "x-uia-backend": hints.backend_id,
+            "x-uia-prefer": ",".join(hints.preferred_types),
+            "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
+            "Accept": "text/event-stream",
+        }
+        return {name: value for name, value in headers.items() if value}
+
+
+class _HttpStream:
+    """One chat completion as domain events."""
+
+    def __init__(self, transport: HttpTransport, request: InferenceRequest) -> None:
+        self.request_id: str | None = None
+        self._transport = transport
+        self._request = request
+        self._events = self._run()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return await anext(self._events)
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+
+    async def _run(self) -> AsyncGenerator[Event, None]:
+        transport, request = self._transport, self._request
+        pieces: list[str] = []
+        usage, reason, index = Usage(), "stop", 0
+        async with transport._asked(  # noqa: SLF001  # the transport's own other half
+            "POST",
+            "v1/chat/completions",
+            json=transport.body_of(request),
+            headers=transport.headers_of(request),
+            read_s=SILENCE_S,
+        ) as response:
+            self.request_id = response.headers.get("x-request-id")
+            yield Started(response.headers.get("x-uia-backend", ""))
+            async for name, data in sse.events(response.content):
+                if data == "[DONE]":
+                    yield Finished("".join(pieces), usage, reason)
+                    return
+                payload = json.loads(data)
+                if name == "error" or "error" in payload:
+                    raise error_of(502, payload, transport.where)
+                if payload.get("usage"):
+                    usage = _usage(payload["usage"])
+                for choice in payload.get("choices") or ():
+                    if choice.get("index", 0) != 0:
+                        continue
+                    reason = choice.get("finish_reason") or reason
+                    delta = choice.get("delta") or {}
+                    if thought := delta.get("reasoning_content"):
+                        yield Chunk(index, Reasoning(thought))
+                        index += 1
+                    if text := delta.get("content"):
+                        pieces.append(text)
+                        yield Chunk(index, Text(text))
+                        index += 1
+        raise errors.StreamInterrupted(f"the stream from {transport.where} ended before the answer did")
+
+
+def _usage(raw: Mapping[str, Any]) -> Usage:
+    return Usage(
+        raw.get("prompt_tokens", 0), raw.get("completion_tokens", 0), bool(raw.get("estimated", False))
+    )
+
+
+def _vector(value: str | Sequence[float]) -> np.ndarray:
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value), "<f4")
+    return np.asarray(value, np.float32)
+
+
+async def _json(response: "aiohttp.ClientResponse") -> Any:
+    with contextlib.suppress(ValueError):
+        return json.loads(await response.read())
+    return None
+
+
+def of_environment() -> tuple[str, str | None] | None:
+    """Address and token that the server of this kernel left in the environment, if it did."""
+    url = os.environ.get("UIA_LAB_URL")
+    return (url, os.environ.get("UIA_LAB_TOKEN")) if url else None

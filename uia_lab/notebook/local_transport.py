@@ -1,0 +1,100 @@
+"""A Lab without a server: the same service, in this process."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from uia_lab.domain.events import Event
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.tasks import TEXT_EMBEDDING
+from uia_lab.notebook.transport import EventStream
+
+if TYPE_CHECKING:
+    from uia_lab.inference_backend_manager import BackendManager
+    from uia_lab.unified_inference_service import UnifiedInferenceService
+
+
+class InProcessTransport:
+    """Runs a :class:`UnifiedInferenceService` on the Lab's event loop; nothing listens anywhere.
+
+    Args:
+        service: A service to use and to stop at the end; a default one is built at first use.
+    """
+
+    where = "this kernel (local mode)"
+    kind: Literal["server", "local"] = "local"
+
+    def __init__(self, service: "UnifiedInferenceService | None" = None) -> None:
+        self._service = service
+        self._started = False
+        self._lock = asyncio.Lock()
+
+    async def manager(self) -> "BackendManager":
+        """The manager of the running service, which is started at first use."""
+        async with self._lock:
+            if self._service is None:
+                from uia_lab.config import InferenceServiceConfig
+                from uia_lab.unified_inference_service import UnifiedInferenceService
+
+                self._service = UnifiedInferenceService(InferenceServiceConfig())
+            if not self._started:
+                await self._service.start(listen=False)
+                self._started = True
+        manager: BackendManager = self._service.get_backend_manager()
+        return manager
+
+    async def status(self) -> dict[str, Any]:
+        """The status report of the manager."""
+        report: dict[str, Any] = (await self.manager()).get_backend_status_report()
+        return report
+
+    async def models(self) -> list[str]:
+        """Names of the models that some backend lists."""
+        manager = await self.manager()
+        return sorted({name for backend in manager.list_backends() for name in backend.models})
+
+    def stream(self, request: InferenceRequest) -> EventStream:
+        """Starts a request at the manager."""
+        return _LocalStream(self, request)
+
+    async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
+        """Embeddings by the manager."""
+        manager = await self.manager()
+        result = await manager.run(InferenceRequest(TEXT_EMBEDDING, model, list(texts)))
+        return np.asarray(result.result, np.float32)
+
+    async def cancel(self, request_id: str) -> None:
+        """Cancels a request; one that has ended meanwhile is fine."""
+        (await self.manager()).cancel(request_id)
+
+    async def aclose(self) -> None:
+        """Stops the service."""
+        service, self._service = self._service, None
+        if service is not None and self._started:
+            await service.stop()
+        self._started = False
+
+
+class _LocalStream:
+    """A response stream of the manager, opened at the first ``anext``."""
+
+    def __init__(self, transport: InProcessTransport, request: InferenceRequest) -> None:
+        self.request_id: str | None = request.id
+        self._transport = transport
+        self._request = request
+        self._answer: Any = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._answer is None:
+            self._answer = (await self._transport.manager()).open(self._request)
+        event: Event = await anext(self._answer)
+        return event
+
+    async def aclose(self) -> None:
+        if self._answer is not None:
+            await self._answer.aclose()

@@ -1,0 +1,120 @@
+"""A status report with a face: text, HTML and, in a notebook, a live table."""
+
+from collections.abc import Callable, Iterator, Mapping
+from html import escape
+from typing import Any
+
+COLUMNS = ("backend", "type", "status", "in flight", "queue", "ok", "failed", "p50", "first token", "speed")
+_SIGNS = {
+    "healthy": "●",
+    "degraded": "◐",
+    "unhealthy": "▲",
+    "offline": "○",
+    "initializing": "◌",
+    "unknown": "?",
+}
+
+
+class StatusReport(Mapping[str, Any]):
+    """The status report of the contract, as it was when it was asked for.
+
+    Args:
+        report: The report.
+        live: Makes the live table of a notebook from it.
+    """
+
+    def __init__(
+        self, report: Mapping[str, Any], live: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
+        self._report = dict(report)
+        self._live = live
+
+    def __getitem__(self, name: str) -> Any:
+        return self._report[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._report)
+
+    def __len__(self) -> int:
+        return len(self._report)
+
+    def __repr__(self) -> str:
+        return text(self._report)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        from uia_lab.notebook.presenters import in_kernel
+
+        if self._live is not None and in_kernel():
+            bundle: dict[str, Any] = self._live(self._report)._repr_mimebundle_()
+            return bundle
+        return still(self._report)
+
+
+def still(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The text and HTML forms that a saved notebook keeps."""
+    return {"text/plain": text(report), "text/html": html(report)}
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Totals in one line."""
+    by_status = report.get("backends_by_status") or {}
+    total = report.get("total_backends", 0)
+    return (
+        f"{by_status.get('healthy', 0)} of {total} backend{'' if total == 1 else 's'} healthy · "
+        f"{report.get('strategy', '?')} · {report.get('in_flight', 0)} in flight · "
+        f"{report.get('total_successful', 0)} ok, {report.get('total_failed', 0)} failed, "
+        f"{report.get('total_cancelled', 0)} cancelled, {report.get('total_rejected', 0)} rejected"
+    )
+
+
+def _cells(backend: Mapping[str, Any]) -> list[str]:
+    metrics = backend.get("metrics") or {}
+
+    def figure(name: str, unit: str = "", digits: int = 0) -> str:
+        value = metrics.get(name)
+        return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+    status = str(backend.get("status", "unknown"))
+    return [
+        str(backend.get("id", "")),
+        str(backend.get("type", "")),
+        f"{_SIGNS.get(status, '?')} {status}",
+        figure("active_connections"),
+        figure("current_queue_size"),
+        figure("successful_requests"),
+        figure("failed_requests"),
+        figure("p50_latency_ms", " ms"),
+        figure("time_to_first_token_ms", " ms"),
+        figure("tokens_per_second", " tok/s"),
+    ]
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report as an aligned table of plain text."""
+    rows = [list(COLUMNS), *(_cells(backend) for backend in report.get("backends") or ())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([headline(report), "", *lines])
+
+
+def html(report: Mapping[str, Any]) -> str:
+    """The report as a plain HTML table, readable without any style sheet."""
+
+    def row(cells: list[str], tag: str) -> str:
+        aligned = ("left", "left", "left")
+        return "".join(
+            f'<{tag} style="text-align:{aligned[column] if column < 3 else "right"}">{escape(cell)}</{tag}>'
+            for column, cell in enumerate(cells)
+        )
+
+    body = "".join(f"<tr>{row(_cells(backend), 'td')}</tr>" for backend in report.get("backends") or ())
+    return (
+        f"<table><caption>{escape(headline(report))}</caption>"
+        f"<thead><tr>{row(list(COLUMNS), 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    )

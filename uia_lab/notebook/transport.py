@@ -1,0 +1,69 @@
+"""The seam between the Lab and whoever serves it."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+
+from uia_lab.domain.events import Event
+from uia_lab.domain.requests import InferenceRequest
+
+
+class NotConnected(ConnectionError):
+    """No uia_lab answers where one was expected; the message says what to do."""
+
+
+class EventStream(Protocol):
+    """The events of one answer, ending with ``Finished`` or one typed error.
+
+    Attributes:
+        request_id: The id under which the serving side knows the request; None until it has said so.
+    """
+
+    @property
+    def request_id(self) -> str | None:
+        """The serving side's id."""
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+
+    async def __anext__(self) -> Event:
+        """The next event."""
+
+    async def aclose(self) -> None:
+        """Lets go of the request; a running one is cancelled."""
+
+
+class Transport(Protocol):
+    """How a Lab reaches a service. Every method runs on the Lab's own event loop.
+
+    Attributes:
+        where: In words, who serves: an address, or this process.
+        kind: ``server`` when browsers may reach the service too, ``local`` when only this process can.
+    """
+
+    where: str
+    kind: Literal["server", "local"]
+
+    async def status(self) -> dict[str, Any]:
+        """The status report of the contract.
+
+        Raises:
+            NotConnected: Nobody answers.
+            InferenceError: Somebody answers with an error.
+        """
+
+    async def models(self) -> list[str]:
+        """Names of the models that can be asked for."""
+
+    def stream(self, request: InferenceRequest) -> EventStream:
+        """Starts a request; nothing happens before the first ``anext``."""
+
+    async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
+        """Embeddings of the texts, shape ``(len(texts), d)``, float32."""
+
+    async def cancel(self, request_id: str) -> None:
+        """Ends a request by the serving side's id; an unknown or ended one is no error."""
+
+    async def aclose(self) -> None:
+        """Closes everything; running requests end."""
