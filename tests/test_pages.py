@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.inference_backend_manager import BackendCapabilities, BackendManager
 
 ROOT = Path(__file__).parents[1]
 KEY = "uia-readme-0123456789"
@@ -90,3 +90,14 @@ async def test_the_recipe_for_a_backend(manager):
     manager.register_backend("shout", "gpu", "Shout", names["Shout"]())
     async with asyncio.timeout(30):
         assert (await manager.infer("text-generation", inputs="hello there")).text == "HELLO THERE"
+
+
+async def test_the_chain_and_the_explanation(manager):
+    (block,) = [block for block in blocks("README.md", "python") if "set_alias" in block]
+    manager.register_backend(
+        "small", "gpu", "Small", lambda inputs: inputs,
+        BackendCapabilities({"text-generation"}, {"SmolLM2-135M-Instruct"}),
+    )  # fmt: skip
+    exec(block, {"manager": manager})
+    async with asyncio.timeout(30):
+        assert (await manager.infer("text-generation", "best", "hello")).model == "SmolLM2-135M-Instruct"

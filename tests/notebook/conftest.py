@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from uia_lab.access.keys import KeyRing
+from uia_lab.config import InferenceServiceConfig
 from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.doors.application import HttpServer
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.notebook import connect as connecting
+from uia_lab.unified_inference_service import UnifiedInferenceService
 
 
 def words(inputs, parameters):
@@ -30,40 +31,25 @@ def broken():
     raise RuntimeError("out of paper")
 
 
-class FunctionService:
-    """What a Lab and the doors need of a service, over three functions."""
-
-    ready = True
-    config = SimpleNamespace(enable_websocket=True)
+class FunctionService(UnifiedInferenceService):
+    """The real service, with functions in place of the packaged models."""
 
     def __init__(self):
-        self.parts = {}
-        self.keys = KeyRing()
-        self.manager = None
-        self.stopped = False
+        config = InferenceServiceConfig(enable_hf_server=False, hf_enable_hardware_detection=False)
+        super().__init__(config, manager=BackendManager(config))
 
-    async def start(self, listen=False):
-        self.manager = BackendManager()
+    async def start(self, *, listen=False, store=False):
+        await super().start(listen=False, store=False)
+        manager = self.get_backend_manager()
         for name, function, task, models in (
-            ("words", words, "text-generation", {"w"}),
+            ("words", words, "text-generation", {"w", "shared"}),
             ("lengths", lengths, "text-embedding", set()),
-            ("broken", broken, "text-generation", {"b"}),
+            ("broken", broken, "text-generation", {"b", "shared"}),
         ):
             can = BackendCapabilities({task}, models, supports_streaming=True)
-            self.manager.register_backend(name, "gpu", name.title(), function, can)
+            manager.register_backend(name, "gpu", name.title(), function, can)
         for backend in ("words", "lengths", "broken"):
-            await self.manager.probe(backend)
-
-    async def stop(self):
-        self.stopped = True
-        await self.manager.aclose()
-
-    def get_backend_manager(self):
-        return self.manager
-
-    @property
-    def instance_id(self):
-        return self.manager.get_backend_status_report()["instance_id"]
+            await manager.probe(backend)
 
 
 @pytest.fixture

@@ -54,6 +54,18 @@ def test_generates(lab):
     assert (answer.text, answer.backend, answer.state) == ("one two ", "words", "done")
 
 
+def test_who_was_tried_is_told(lab, server):
+    """The stream's headers are sent with the first content; the log has the whole trail."""
+    for _ in range(6):
+        answer = lab.generate("one two", model="shared")
+        assert answer.backend == "words"
+        trail = [(item.backend_id, item.outcome) for item in answer.attempts]
+        assert trail in ([("words", "ok")], [("broken", "failed"), ("words", "ok")])
+        if len(trail) == 2:
+            return
+    pytest.fail("the broken one was never tried")
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

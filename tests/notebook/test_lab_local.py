@@ -92,7 +92,7 @@ def test_closing_ends_everything(service):
     lab.close()
     lab.close()
     assert answer.state == "stopped"
-    assert service.stopped
+    assert not service.ready
     assert {thread for thread in threading.enumerate() if thread.name == "uia-lab"} == before
     with pytest.raises(RuntimeError, match="closed"):
         lab.status()

@@ -65,7 +65,7 @@ def test_use_chooses_the_model(shell, capsys):
     shell.run_line_magic("uia", "models")
     assert "* w" in capsys.readouterr().out
     shell.run_line_magic("uia", "use default")
-    with pytest.raises(UsageError, match="Known: b, w"):
+    with pytest.raises(UsageError, match="Known: b, shared, w"):
         shell.run_line_magic("uia", "use v")
 
 

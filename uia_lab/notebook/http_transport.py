@@ -8,10 +8,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import msgspec
 import numpy as np
 
 from uia_lab.domain import errors
-from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Started, Text, Usage
+from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook import sse
 from uia_lab.notebook.transport import EventStream, NotConnected
@@ -23,6 +24,7 @@ CONNECT_S = 5.0
 ANSWER_S = 15.0
 # The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
 SILENCE_S = 35.0
+DETAILS_S = 3.0
 
 
 def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
@@ -147,6 +149,19 @@ class HttpTransport:
             async with self._asked("DELETE", f"requests/{quote(request_id, safe='')}"):
                 pass
 
+    async def attempts(self, request_id: str | None) -> tuple[Attempted, ...]:
+        """Who was tried for a request that has ended, as the server's log has it; empty where it has not."""
+        if request_id is None:
+            return ()
+        try:
+            async with self._asked(
+                "GET", f"requests/{quote(request_id, safe='')}", read_s=DETAILS_S
+            ) as response:
+                return msgspec.convert((await response.json())["attempts"], tuple[Attempted, ...])
+        except (errors.InferenceError, NotConnected, KeyError, msgspec.ValidationError):
+            # The answer is there; how it came about is an extra that an older server may not tell.
+            return ()
+
     async def aclose(self) -> None:
         """Closes the session and with it every running request."""
         session, self._session = self._session, None
@@ -211,7 +226,8 @@ class _HttpStream:
             yield Started(response.headers.get("x-uia-backend", ""))
             async for name, data in sse.events(response.content):
                 if data == "[DONE]":
-                    yield Finished("".join(pieces), usage, reason)
+                    attempts = await transport.attempts(self.request_id)
+                    yield Finished("".join(pieces), usage, reason, attempts)
                     return
                 payload = json.loads(data)
                 if name == "error" or "error" in payload:

@@ -40,7 +40,7 @@ class InProcessTransport:
 
                 self._service = UnifiedInferenceService(InferenceServiceConfig())
             if not self._started:
-                await self._service.start(listen=False)
+                await self._service.start(listen=False, store=False)
                 self._started = True
         manager: BackendManager = self._service.get_backend_manager()
         return manager
