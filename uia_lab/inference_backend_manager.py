@@ -6,6 +6,7 @@ import random
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,8 +23,9 @@ from uia_lab.domain.backends import (
 from uia_lab.domain.errors import BadRequest, NoBackendAvailable, suggestion
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest, InferenceResult, Message
-from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION, canonical_task
+from uia_lab.domain.tasks import canonical_task
 from uia_lab.manager.arguments import (
+    configure_router,
     example_request,
     make_entry,
     make_request,
@@ -408,14 +410,19 @@ class BackendManager:
 
     def settle(self, turns: list[Turn]) -> None:
         """Hands backends to the requests that waited for them, and sets the one timer anew."""
-        for turn in turns:
+        pending = deque(turns)
+        while pending:
+            turn = pending.popleft()
             future = self.waiting.get(turn.ticket) if turn.ticket is not None else None
             match turn:
                 case Granted(attempt=attempt) if future is not None and not future.done():
                     future.set_result(attempt)
+                case Granted(attempt=attempt):
+                    # Whoever waited has left in this very turn of the loop: the next in line gets it.
+                    pending += self.router.give_back(attempt, self.clock())
                 case Expired(error=error) if future is not None and not future.done():
                     future.set_exception(error)
-                    # The caller may have left in this very turn of the loop.
+                    # The caller may leave before it looks.
                     future.exception()
         loop = self._loops.alive
         if loop is None:
@@ -432,19 +439,10 @@ class BackendManager:
         self.settle(self.router.tick(self.clock()))
 
     def _apply(self) -> None:
-        settings, router = self.settings, self.router
-        self.request_timeout = settings.request_timeout
-        self.max_attempts = settings.max_attempts
-        self.lifecycle.interval = settings.backend_health_check_interval
-        router.queue.size = settings.queue_size
-        router.queue_timeout = settings.queue_timeout
-        router.eligibility.external_policy = settings.external_policy
-        router.eligibility.default_models = {
-            TEXT_GENERATION: settings.default_model,
-            TEXT_EMBEDDING: settings.default_embedding_model,
-        }
-        # The cached lists were made under the old policy and defaults.
-        router.registry.version += 1
+        self.request_timeout = self.settings.request_timeout
+        self.max_attempts = self.settings.max_attempts
+        self.lifecycle.interval = self.settings.backend_health_check_interval
+        configure_router(self.router, self.settings)
         self.settle([])
 
     def _parts(self) -> None:

@@ -9,7 +9,9 @@ from uia_lab.domain.backends import Backend, BackendCapabilities, BackendType, m
 from uia_lab.domain.callables import CallableBackend
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 from uia_lab.routing.registry import Registered
+from uia_lab.routing.router import Router
 
 _KEYS = {
     "load_balancing": "load_balancing_strategy",
@@ -125,6 +127,19 @@ def settings_of(config: Mapping[str, Any] | InferenceServiceConfig | None) -> In
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"config must be a mapping or InferenceServiceConfig, not {type(config).__name__}")
     return InferenceServiceConfig(**{_KEYS.get(name, name): value for name, value in (config or {}).items()})
+
+
+def configure_router(router: Router, settings: InferenceServiceConfig) -> None:
+    """Applies the settings that are the router's, the strategy aside."""
+    router.queue.size = settings.queue_size
+    router.queue_timeout = settings.queue_timeout
+    router.eligibility.external_policy = settings.external_policy
+    router.eligibility.default_models = {
+        TEXT_GENERATION: settings.default_model,
+        TEXT_EMBEDDING: settings.default_embedding_model,
+    }
+    # The cached lists were made under the old policy and defaults.
+    router.registry.version += 1
 
 
 def setting_names(config: Mapping[str, Any] | InferenceServiceConfig) -> list[str]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from uia_lab.routing.figures import Ending
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.retry import pause
 from uia_lab.routing.strategies import Tried
-from uia_lab.routing.turns import Attempt, Granted, Outcome, Queued, Refused
+from uia_lab.routing.turns import Attempt, Granted, Queued, Refused
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +87,12 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
         events: AsyncGenerator[Event, None] | None = None
         try:
             if may_hedge(request, attempt):
-                lead = _beside(host, request, number, tried)
+                second = _Second(host, request, number, tried)
                 after = request.routing.hedge_after_s or 0.0
-                attempt, collected = await race(host, run, attempt, deadline, after, lead)
+                try:
+                    attempt, collected = await race(host, run, attempt, deadline, after, second)
+                finally:
+                    tried |= second.tried
                 events = _replay(collected)
             else:
                 events = serve(host, run, attempt, deadline)
@@ -133,7 +136,12 @@ async def _lease(
     last: InferenceError | None,
 ) -> Attempt:
     """A backend for the next attempt; where there is none, what the attempts before it ended with."""
-    answer = host.router.begin(request, host.clock(), number=number, excluded=tried)
+    now = host.clock()
+    due = host.router.next_tick
+    if due is not None and due <= now:
+        # The timer is late: those in line are served before whoever comes.
+        host.settle(host.router.tick(now))
+    answer = host.router.begin(request, now, number=number, excluded=tried)
     match answer:
         case Granted(attempt=attempt):
             return attempt
@@ -164,7 +172,7 @@ async def _queued(host: Host, run: Running, ticket: Ticket, deadline: float) -> 
     except BaseException:
         # The backend may have been handed over in the very moment the caller left.
         if future.done() and not future.cancelled() and future.exception() is None:
-            host.settle(host.router.finish(future.result(), Outcome("cancelled"), host.clock()))
+            host.settle(host.router.give_back(future.result(), host.clock()))
         raise
     finally:
         run.queued_s += host.clock() - since
@@ -176,19 +184,24 @@ def _trace(attempt: Attempt) -> tuple[str, str | None]:
     return attempt.backend.backend_id, attempt.request.model
 
 
-def _beside(host: Host, request: InferenceRequest, number: int, tried: Tried) -> Callable[[], Attempt | None]:
+class _Second:
     """Gives an attempt at another backend than those tried, if one is free and the budget allows it."""
 
-    def ask() -> Attempt | None:
-        now = host.clock()
+    def __init__(self, host: Host, request: InferenceRequest, number: int, tried: Tried) -> None:
+        self._host, self._request, self._number = host, request, number
+        self.tried = tried
+
+    def __call__(self) -> Attempt | None:
+        host, now = self._host, self._host.clock()
         if not host.router.retries.take(now):
             return None
-        answer = host.router.begin(request, now, number=number + 1, excluded=tried)
+        answer = host.router.begin(self._request, now, number=self._number + 1, excluded=self.tried)
         if isinstance(answer, Queued):
             host.router.leave(answer.ticket)
-        return answer.attempt if isinstance(answer, Granted) else None
-
-    return ask
+        if not isinstance(answer, Granted):
+            return None
+        self.tried |= {_trace(answer.attempt)}
+        return answer.attempt
 
 
 async def _replay(events: list[Event]) -> AsyncGenerator[Event, None]:

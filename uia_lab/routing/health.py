@@ -97,14 +97,17 @@ class Health:
         A probe that passes while real requests fail does not close the breaker: only requests do.
         """
         self.last_check = now
-        self._down = probe.status in _DOWN
+        was_down, self._down = self._down, probe.status in _DOWN
         if self._down:
             self.status, self.reason = probe.status, probe.reason
-        elif not self.breaker.is_open and now >= self.paused_until:
-            if self.breaker.half_open or self.breaker.consecutive:
-                self.status = BackendStatus.DEGRADED
-            else:
-                self.status, self.reason = probe.status, probe.reason
+        elif self.breaker.is_open or now < self.paused_until:
+            if was_down:
+                self.status = BackendStatus.UNHEALTHY if self.breaker.is_open else BackendStatus.DEGRADED
+                self.reason = f"answers again, and is left alone for a while yet: {probe.reason}"
+        elif self.breaker.half_open or self.breaker.consecutive:
+            self.status = BackendStatus.DEGRADED
+        else:
+            self.status, self.reason = probe.status, probe.reason
 
     def succeeded(self, now: float, began: float) -> None:
         """A request ended well that began at ``began``."""

@@ -177,6 +177,21 @@ class Router:
             self.refresh(entry, now)
         return self._serve(now)
 
+    def give_back(self, attempt: Attempt, now: float) -> list[Turn]:
+        """Takes back a lease that nobody came for, as if it had never been given.
+
+        Returns:
+            Tickets that got the backend in its place.
+        """
+        if attempt.ended:
+            return []
+        attempt.ended = True
+        attempt.backend.in_flight -= 1
+        if attempt.trial:
+            attempt.backend.health.breaker.trial = False
+        attempt.backend.stats.undo(attempt.figures)
+        return self._serve(now)
+
     def leave(self, ticket: Ticket) -> None:
         """Takes a waiting request out; nothing happens if it is out already."""
         self.queue.remove(ticket)

@@ -69,6 +69,11 @@ class BackendStats:
         figures.counters.begin()
         return figures
 
+    def undo(self, of_model: Figures) -> None:
+        """An attempt that :meth:`begin` counted never took place."""
+        self.figures.counters.total -= 1
+        of_model.counters.total -= 1
+
     def end(self, of_model: Figures, ending: Ending) -> None:
         """An attempt has ended.
 
