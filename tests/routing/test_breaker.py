@@ -114,6 +114,11 @@ def test_never_more_than_half_stay_out(router, add, request_for):
     for name in "abc":
         drive(router, request_for, [(name, FAULT)] * 5, now=float("abc".index(name)))
     assert reachable(router, request_for) == {"a", "d"}, "the one that returns first is let in all the same"
+    told = {item.backend_id: item for item in router.explain(request_for(), 3.0).candidates}
+    assert told["a"].kept
+    assert "too many are out" in told["a"].reason
+    assert not told["b"].kept
+    assert "boom" in told["b"].reason
     drive(router, request_for, [("d", FAULT)] * 5, now=3.0)
     assert len(reachable(router, request_for)) == 2
 

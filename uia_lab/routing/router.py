@@ -260,27 +260,35 @@ class Router:
         rng = random.Random()  # noqa: S311 - a copy of the strategy's source, no secret
         rng.setstate(self._rng.getstate())
         scores: dict[str, float] = {}
+        reached: set[str] = set()
         winner: str | None = None
         for tier in self.eligibility.find(demand).tiers:
+            reached.update(entry.backend_id for entry in tier.members)
             scored = self.strategy.compare(Pool(tier, frozenset(), rng, now), request)
             scores.update({entry.backend_id: score for score, entry in scored})
             if scored and winner is None:
                 winner = pick(scored, rng).backend_id
         candidates = []
         for entry in self.registry:
-            reason = self.eligibility.why_not(entry, demand)
-            busy = "" if entry.free else f"busy: {entry.in_flight} of {entry.max_concurrency} in flight"
+            kept = entry.backend_id in reached
+            if not kept:
+                reason = self.eligibility.why_not(entry, demand) or ""
+            elif not entry.routable:
+                reason = f"let in all the same, since too many are out: {entry.health.reason}"
+            else:
+                reason = "" if entry.free else f"busy: {entry.in_flight} in flight"
             candidates.append(
                 Candidate(
                     entry.backend_id,
-                    kept=reason is None,
-                    reason=reason or busy,
+                    kept=kept,
+                    reason=reason,
                     score=scores.get(entry.backend_id),
                     tier=self.eligibility.tier(entry, demand),
                 )
             )
-        kept = sum(item.kept for item in candidates)
-        return Decision(self.strategy.name, winner, tuple(candidates), kept, demand.task, demand.model)
+        return Decision(
+            self.strategy.name, winner, tuple(candidates), len(reached), demand.task, demand.model
+        )
 
     def waiting_for(self, entry: Registered) -> int:
         """Requests in the queue that the backend could serve."""
