@@ -1,8 +1,13 @@
 """Fixtures that more than one room's tests need."""
 
+import itertools
+
 import pytest
 
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
+from uia_lab.store.database import default_path
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +17,23 @@ def models() -> Catalogue:
     for name in catalogue.names():
         catalogue.fetch(name)
     return catalogue
+
+
+def _users_stores():
+    return sorted(path.name for path in default_path().parent.glob("uia.sqlite3*"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores(tmp_path_factory):
+    """The folder that stores are in while tests run, so that none comes to be in the user's own."""
+    before = _users_stores()
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UIA_STORE_PATH", str(folder / "shared.sqlite3"))
+        yield folder
+    assert _users_stores() == before
+
+
+@pytest.fixture(autouse=True)
+def _own_store(stores, monkeypatch):
+    monkeypatch.setenv("UIA_STORE_PATH", str(stores / f"{next(_numbers)}.sqlite3"))

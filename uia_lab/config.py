@@ -75,6 +75,17 @@ class InferenceServiceConfig(Configurable):
         1800.0, help="Seconds an idle local model stays loaded; 0 keeps it for ever."
     ).tag(config=True)
 
+    store_path = Unicode(
+        "",
+        help="SQLite file of the request log and the aliases; empty takes uia_lab/uia.sqlite3 in Jupyter's "
+        "data folder, `:memory:` keeps nothing.",
+    ).tag(config=True, env="UIA_STORE_PATH")
+    log_prompts = Bool(
+        False, help="Keep prompts and answers in the request log; otherwise only sizes and hashes."
+    ).tag(config=True)
+    log_retention_days = Float(30.0, min=0.001, help="Days a request stays in the log.").tag(config=True)
+    log_max_rows = Int(1_000_000, min=1, help="Requests the log keeps at most.").tag(config=True)
+
     libp2p_bootstrap_peers = List(Unicode(), help="Multiaddrs of peers to dial first.").tag(
         config=True, env="LIBP2P_BOOTSTRAP_PEERS"
     )

@@ -9,17 +9,24 @@ from uia_lab.doors.base import Door
 _SINCE = int(time.time())
 
 
-class ModelsDoor(Door):
-    """The models that routable backends serve now."""
+class _Names(Door):
+    def names(self) -> dict[str, list[str]]:
+        """What can stand in a request's ``model``, each with who it belongs to."""
+        # An alias comes before a model of the same name, as it does when a request is routed.
+        return owners(self.manager.list_backends()) | {name: ["alias"] for name in self.manager.aliases}
+
+
+class ModelsDoor(_Names):
+    """The models that routable backends serve now, and the aliases."""
 
     def get(self) -> None:
         """All of them."""
-        self.answer(model_list(owners(self.manager.list_backends()), _SINCE))
+        self.answer(model_list(self.names(), _SINCE))
 
 
-class ModelDoor(Door):
-    """One model."""
+class ModelDoor(_Names):
+    """One model or alias."""
 
     def get(self, name: str) -> None:
         """The model, or 404 ``model_not_found`` with what there is."""
-        self.answer(one_model(owners(self.manager.list_backends()), name, _SINCE))
+        self.answer(one_model(self.names(), name, _SINCE))

@@ -1,11 +1,12 @@
 """The one table of doors; both mounts are made from it."""
 
+from uia_lab.doors.aliases import AliasDoor, AliasesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
-from uia_lab.doors.requests import RequestDoor
+from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
@@ -25,6 +26,9 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/backends/([^/]+)", BackendDoor),
         (r"/backends/([^/]+)/probe", ProbeDoor),
         (r"/strategy", StrategyDoor),
+        (r"/aliases", AliasesDoor),
+        (r"/aliases/(.+)", AliasDoor),
+        (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
         (r"/metrics", MetricsDoor),
         (r"/ws/([^/]+)", SocketDoor),

@@ -1,0 +1,70 @@
+"""The aliases: read by readers, set by administrators, kept for the next start."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tornado.web import HTTPError
+
+from uia_lab.access.principals import ADMIN
+from uia_lab.dialects.fields import Fields
+from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.doors.base import Door
+
+
+class AliasesDoor(Door):
+    """``GET /aliases``."""
+
+    def get(self) -> None:
+        """All of them, by name."""
+        aliases = self.manager.aliases
+        self.answer({"aliases": [{"name": name, "targets": aliases[name]} for name in sorted(aliases)]})
+
+
+class AliasDoor(Door):
+    """``GET|PUT|DELETE /aliases/{name}``."""
+
+    method_scopes: ClassVar[Mapping[str, str]] = {"PUT": ADMIN, "DELETE": ADMIN}
+
+    def get(self, name: str) -> None:
+        """The alias."""
+        self._answer(name)
+
+    async def put(self, name: str) -> None:
+        """Sets it to ``targets``, best first; what cannot be kept is not set either."""
+        targets = Fields(self.json_body()).strings("targets")
+        if targets is None:
+            raise BadRequest(
+                "targets is missing: a list of model, backend:model or type:model", param="targets"
+            )
+        before = self.manager.aliases.get(name)
+        self.manager.set_alias(name, targets)
+        if self.service.aliases is not None:
+            try:
+                await self.service.aliases.put(name, targets)
+            except Exception:
+                self._restore(name, before)
+                raise
+        self._answer(name)
+
+    async def delete(self, name: str) -> None:
+        """Forgets it, here and for the next start."""
+        self._found(name)
+        if self.service.aliases is not None:
+            await self.service.aliases.delete(name)
+        self.manager.delete_alias(name)
+        self.answer({"name": name, "deleted": True})
+
+    def _found(self, name: str) -> tuple[str, ...]:
+        aliases = self.manager.aliases
+        if name not in aliases:
+            raise HTTPError(404, f"no alias {name!r}.{suggestion(name, aliases)}")
+        return aliases[name]
+
+    def _restore(self, name: str, targets: tuple[str, ...] | None) -> None:
+        if targets is None:
+            self.manager.delete_alias(name)
+        else:
+            self.manager.set_alias(name, targets)
+
+    def _answer(self, name: str) -> None:
+        self.answer({"name": name, "targets": self._found(name)})

@@ -1,0 +1,1 @@
+"""What outlives a process, in one SQLite file: the request log and the aliases."""
