@@ -180,3 +180,24 @@ def test_best_performance_looks_again_at_one_it_has_left_alone(router, add, requ
     for _ in range(600):
         turn()
     assert slow.stats.figures.counters.total > before + 50, "what became fast again gets traffic again"
+
+
+def test_alike_backends_are_chosen_by_load_and_the_faster_one_when_idle(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    add("quick")
+    add("slower")
+    now = 0.0
+    for name, seconds in (("quick", 1.0), ("slower", 1.5)):
+        attempt = router.begin(request_for(backend_id=name), now).attempt
+        now += seconds
+        router.finish(attempt, Outcome("ok", usage=Usage(1, 1)), now)
+    held = [router.begin(request_for(), now).attempt.backend.backend_id for _ in range(6)]
+    assert held[0] == "quick"
+    assert Counter(held) == {"quick": 3, "slower": 3}
+
+
+def test_answers_in_no_time_at_all_are_compared_too(router, add, request_for):
+    router.strategy = make_strategy("best_performance")
+    add("a")
+    add("b")
+    assert {serve(router, request_for()) for _ in range(50)} == {"a", "b"}

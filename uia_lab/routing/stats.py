@@ -7,6 +7,7 @@ from uia_lab.domain.events import Usage
 from uia_lab.routing.figures import Ending, Figures
 
 TAU_S = 10.0
+RISE = 0.25
 SUCCESS_TAU_S = 30.0
 SUCCESS_FLOOR = 0.05
 MODELS = 64
@@ -15,10 +16,11 @@ OTHER = "other"
 
 
 class PeakEwma:
-    """A latency estimate that jumps up at once and comes down slowly.
+    """A latency estimate that rises quickly and comes down slowly (after Finagle's peak EWMA).
 
-    A sample above the value replaces it; below, ``value = value * w + sample * (1 - w)`` with
-    ``w = exp(-dt / tau)`` (Finagle's peak EWMA).
+    A sample above the value takes it up by RISE of the difference; below,
+    ``value = value * w + sample * (1 - w)`` with ``w = exp(-dt / tau)``. Finagle rises the whole way at once:
+    with the long answers of language models one of them then hides a good backend for seconds.
     """
 
     __slots__ = ("at", "value")
@@ -30,7 +32,7 @@ class PeakEwma:
     def add(self, sample: float, now: float) -> None:
         """Takes a sample in seconds, observed at ``now``."""
         if sample >= self.value:
-            self.value = sample
+            self.value += RISE * (sample - self.value)
         else:
             weight = math.exp(-max(0.0, now - self.at) / TAU_S)
             self.value = self.value * weight + sample * (1 - weight)

@@ -16,7 +16,10 @@ from uia_lab.routing.registry import Registered
 
 ENTRY_POINTS = "uia_lab.strategies"
 DEFAULT_LATENCY_S = 1.0
-COMPARE_ALL = 4
+LEAST_LATENCY_S = 1e-6
+COMPARE_ALL = 16
+ALIKE = 2.0
+TIE = 0.01
 SAMPLE_TRIES = 8
 EXPLORE = 0.02
 UNSEEN_S = 30.0
@@ -125,12 +128,16 @@ class LeastLoaded:
 
 
 class BestPerformance:
-    """Power of two choices over ``(inflight + 1) * latency / weight / success``.
+    """The lowest ``(inflight + 1) * latency / weight / success``, among all or, of many, of two at random.
 
-    Latency is a peak EWMA per model and task: time to the first token for streams, time per output
-    token otherwise (Mitzenmacher 2001; Finagle). One not seen lately decays to the median of the peers;
-    one never seen counts as the best of them, so that a new backend is tried at once and not after
-    luck.
+    One router sees every lease, so comparing all makes no stampede, as it would with several routers;
+    beyond COMPARE_ALL two choices are nearly as good and cost no more (Mitzenmacher 2001).
+
+    Latency is the estimate per model and task: time to the first token for streams, time per output token
+    otherwise. Those within ALIKE times the best count as equal and only break ties: what they differ by
+    is mostly the luck of the last answers, and following it would put load on load. A latency not seen
+    lately decays to the median of the peers; one never seen counts as the best of them, so that a new
+    backend is tried at once and not after luck.
     """
 
     name = "best_performance"
@@ -142,13 +149,13 @@ class BestPerformance:
             some = self._unseen(some, pool, request) or some
         estimates = [entry.stats.estimate(pool.model, request.task, stream=request.stream) for entry in some]
         rest = median([known.value for known in estimates if known] or [DEFAULT_LATENCY_S])
-        latencies = [known.read(pool.now, rest) for known in estimates if known]
-        best = min(latencies, default=DEFAULT_LATENCY_S)
+        read = [max(known.read(pool.now, rest), LEAST_LATENCY_S) if known else None for known in estimates]
+        best = min((latency for latency in read if latency), default=DEFAULT_LATENCY_S)
         scored = []
-        for entry, estimate in zip(some, estimates, strict=True):
-            latency = best if estimate is None else estimate.read(pool.now, rest)
+        for entry, latency in zip(some, (item or best for item in read), strict=True):
+            effective = (best if latency < ALIKE * best else latency) * (1 + TIE * latency / best)
             success = entry.stats.success(pool.now)
-            scored.append(((entry.in_flight + 1) * latency / entry.share(pool.now) / success, entry))
+            scored.append(((entry.in_flight + 1) * effective / entry.share(pool.now) / success, entry))
         return scored
 
     def chosen(self, winner: Registered, pool: Pool) -> None:
