@@ -17,7 +17,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
         task: Its task.
         model: The model that answered, or that was asked for.
         stream: Whether it was streamed.
-        outcome: ``ok``, ``failed``, ``cancelled`` or ``rejected``.
+        outcome: ``ok``, ``failed``, ``cancelled`` or ``rejected``; empty while it runs.
         error: Code of the error, if it ended with one.
         message: Text of the error.
         backend_id: Who served the last attempt, if anyone did.

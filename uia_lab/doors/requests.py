@@ -12,7 +12,6 @@ from uia_lab.access.principals import ADMIN, INFER
 from uia_lab.domain.errors import BadRequest, NotAllowed, suggestion
 from uia_lab.domain.records import RequestRecord
 from uia_lab.doors.base import Door
-from uia_lab.manager.running import Running
 from uia_lab.routing.figures import Ending
 from uia_lab.store.errors import StoreError
 from uia_lab.store.request_log import RequestLog
@@ -58,7 +57,8 @@ class _Requests(Door):
             if self.owner is None or run.request.principal == self.owner
         ]
         runs.sort(key=lambda run: run.wall, reverse=True)
-        return [_running(run, self.manager.instance_id, self.manager.clock()) for run in runs]
+        now = self.manager.clock()
+        return [_plain(run.summary(self.manager.instance_id, now)) | {"outcome": None} for run in runs]
 
 
 class RequestsDoor(_Requests):
@@ -135,30 +135,3 @@ def _plain(record: RequestRecord) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(record)
     counts = {name: plain.pop(name) for name in ("input_tokens", "output_tokens", "estimated")}
     return plain | {"usage": counts | {"total_tokens": record.input_tokens + record.output_tokens}}
-
-
-def _running(run: Running, instance_id: str, now: float) -> dict[str, Any]:
-    """What a record would say by now, without the digest of the inputs, which takes time."""
-    request = run.request
-    usage = run.usage if run.usage is not None else run.estimate(run.chunks)
-    record = RequestRecord(
-        id=request.id,
-        instance_id=instance_id,
-        principal=request.principal,
-        task=request.task,
-        model=run.model or request.model,
-        stream=request.stream,
-        outcome="",
-        began_at=run.wall,
-        latency_s=now - run.began_at,
-        backend_id=run.backend_id,
-        queued_s=run.queued_s,
-        first_token_s=None if run.first_at is None else run.first_at - run.began_at,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        estimated=usage.estimated,
-        chunks=run.chunks,
-        decision=run.decision,
-        attempts=tuple(run.attempts),
-    )
-    return _plain(record) | {"outcome": None}

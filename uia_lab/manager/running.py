@@ -122,6 +122,36 @@ class Running:
         said = self.request.inputs if self.request.messages is None else self.request.messages
         return Usage(math.ceil(len(str(said)) / CHARACTERS_A_TOKEN), pieces, estimated=True)
 
+    def summary(self, instance_id: str, now: float) -> RequestRecord:
+        """What can be told of it by now; its outcome is empty while it runs.
+
+        Args:
+            instance_id: Who serves it.
+            now: Time on the manager's clock.
+        """
+        request = self.request
+        usage = self.usage if self.usage is not None else self.estimate(self.chunks)
+        return RequestRecord(
+            id=request.id,
+            instance_id=instance_id,
+            principal=request.principal,
+            task=request.task,
+            model=self.model or request.model,
+            stream=request.stream,
+            outcome="",
+            began_at=self.wall,
+            latency_s=now - self.began_at,
+            backend_id=self.backend_id,
+            queued_s=self.queued_s,
+            first_token_s=None if self.first_at is None else self.first_at - self.began_at,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            estimated=usage.estimated,
+            chunks=self.chunks,
+            decision=self.decision,
+            attempts=tuple(self.attempts),
+        )
+
     def record(
         self,
         instance_id: str,
@@ -140,33 +170,15 @@ class Running:
             now: Time on the manager's clock.
             with_prompts: Whether inputs and result are kept too.
         """
-        request = self.request
-        said = request.inputs if request.messages is None else list(request.messages)
+        said = self.request.inputs if self.request.messages is None else list(self.request.messages)
         raw = msgspec.json.encode(said, enc_hook=str)
-        usage = self.usage if self.usage is not None else self.estimate(self.chunks)
-        return RequestRecord(
-            id=request.id,
-            instance_id=instance_id,
-            principal=request.principal,
-            task=request.task,
-            model=self.model or request.model,
-            stream=request.stream,
+        return msgspec.structs.replace(
+            self.summary(instance_id, now),
             outcome=ending,
-            began_at=self.wall,
-            latency_s=now - self.began_at,
             error=error.code if error is not None else None,
             message=error.message if error is not None else None,
-            backend_id=self.backend_id,
-            queued_s=self.queued_s,
-            first_token_s=None if self.first_at is None else self.first_at - self.began_at,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            estimated=usage.estimated,
-            chunks=self.chunks,
             input_bytes=len(raw),
             input_sha256=hashlib.sha256(raw).hexdigest(),
-            decision=self.decision,
-            attempts=tuple(self.attempts),
             inputs=said if with_prompts else None,
             result=self.text if with_prompts else None,
         )
