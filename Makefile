@@ -48,7 +48,8 @@ e2e: models ## a real JupyterLab in headless Chromium
 	$(BIN)/python -m pytest -m e2e tests/e2e $(PYTEST_ARGS)
 
 bench: models ## the benchmarks, one after the other
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for name in import_time first_token routing_decision tail_latency least_conn_check; do \
+	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## everything that can be made again
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/e2e/screenshots

@@ -104,7 +104,7 @@ def test_large_pools_are_sampled(router, add, request_for):
     for number in range(50):
         add(f"b{number}")
     decision = router.begin(request_for(), 0.0).attempt.decision
-    assert len(decision.candidates) == 2
+    assert len(decision.candidates) == 4
     assert decision.eligible == 50
 
 

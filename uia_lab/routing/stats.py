@@ -123,6 +123,9 @@ class BackendStats:
 
     def success(self, now: float) -> float:
         """Decayed success rate, from SUCCESS_FLOOR to 1; 1 where nothing was seen lately."""
+        if self._good == self._tries:
+            # The usual case, and exact: both are decayed by the same factors.
+            return 1.0
         self._decay(now)
         return max(SUCCESS_FLOOR, (self._good + 1) / (self._tries + 1))
 

@@ -18,6 +18,8 @@ ENTRY_POINTS = "uia_lab.strategies"
 DEFAULT_LATENCY_S = 1.0
 LEAST_LATENCY_S = 1e-6
 COMPARE_ALL = 16
+COMPARED = 4
+DISTRUST = 2.0
 ALIKE = 2.0
 TIE = 0.01
 SAMPLE_TRIES = 8
@@ -128,10 +130,11 @@ class LeastLoaded:
 
 
 class BestPerformance:
-    """The lowest ``(inflight + 1) * latency / weight / success``, among all or, of many, of two at random.
+    """The lowest ``(inflight + 1) * latency / weight / success``, among all or, of many, of some at random.
 
     One router sees every lease, so comparing all makes no stampede, as it would with several routers;
-    beyond COMPARE_ALL two choices are nearly as good and cost no more (Mitzenmacher 2001).
+    beyond COMPARE_ALL a few choices are nearly as good and cost no more (Mitzenmacher 2001). Two would do for
+    equal backends; unequal ones want COMPARED.
 
     Latency is the estimate per model and task: time to the first token for streams, time per output token
     otherwise. Those within ALIKE times the best count as equal and only break ties: what they differ by
@@ -143,8 +146,8 @@ class BestPerformance:
     name = "best_performance"
 
     def compare(self, pool: Pool, request: InferenceRequest) -> list[tuple[float, Registered]]:
-        """The scores of two at random, of all where there are few."""
-        some = pool.sample(2)
+        """The scores of COMPARED at random, of all where there are few."""
+        some = pool.sample(COMPARED)
         if pool.rng.random() < EXPLORE:
             some = self._unseen(some, pool, request) or some
         estimates = [entry.stats.estimate(pool.model, request.task, stream=request.stream) for entry in some]
@@ -155,6 +158,10 @@ class BestPerformance:
         for entry, latency in zip(some, (item or best for item in read), strict=True):
             effective = (best if latency < ALIKE * best else latency) * (1 + TIE * latency / best)
             success = entry.stats.success(pool.now)
+            breaker = entry.health.breaker
+            if breaker.consecutive and not breaker.half_open:
+                # A backend that fails fast is always idle: load alone would send it everything.
+                success /= DISTRUST**breaker.consecutive
             scored.append(((entry.in_flight + 1) * effective / entry.share(pool.now) / success, entry))
         return scored
 
