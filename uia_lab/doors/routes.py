@@ -3,6 +3,7 @@
 from uia_lab.doors.aliases import AliasDoor, AliasesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
+from uia_lab.doors.explain import ExplainDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
@@ -26,6 +27,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/backends/([^/]+)", BackendDoor),
         (r"/backends/([^/]+)/probe", ProbeDoor),
         (r"/strategy", StrategyDoor),
+        (r"/explain", ExplainDoor),
         (r"/aliases", AliasesDoor),
         (r"/aliases/(.+)", AliasDoor),
         (r"/requests", RequestsDoor),
