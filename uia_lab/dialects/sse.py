@@ -1,5 +1,6 @@
-"""Server-sent events."""
+"""Server-sent events, written and read."""
 
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 from uia_lab.dialects.json_body import encode
@@ -18,3 +19,27 @@ def event(data: Any, name: str | None = None) -> bytes:
     """
     head = f"event: {name}\n".encode() if name else b""
     return head + b"data: " + encode(data) + b"\n\n"
+
+
+async def events(lines: AsyncIterable[bytes]) -> AsyncIterator[tuple[str, str]]:
+    """Pairs (event name, data) of a stream of lines; comments are dropped.
+
+    Args:
+        lines: Lines with their ends, as a response body gives them.
+    """
+    name, data = "message", list[str]()
+    async for raw in lines:
+        line = raw.decode().rstrip("\r\n")
+        if not line:
+            if data:
+                yield name, "\n".join(data)
+            name, data = "message", []
+            continue
+        field, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field == "data":
+            data.append(value)
+        elif field == "event":
+            name = value
+    if data:
+        yield name, "\n".join(data)

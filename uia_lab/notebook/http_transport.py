@@ -11,10 +11,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import msgspec
 import numpy as np
 
+from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.notebook import sse
 from uia_lab.notebook.transport import EventStream, NotConnected
 
 if TYPE_CHECKING:
