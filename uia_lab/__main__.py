@@ -75,7 +75,7 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end.set)
     service = UnifiedInferenceService(config)
-    made = token is None
+    made = not token
     key = token or f"uia-{secrets.token_urlsafe(32)}"
     try:
         service.keys.add(key, Principal("serve", frozenset({ADMIN})))

@@ -1,7 +1,6 @@
 """BackendManager: registers backends, keeps them healthy, and takes each request through its journey."""
 
 import asyncio
-import contextlib
 import random
 import threading
 import time
@@ -100,6 +99,7 @@ class BackendManager:
         self.rng = rng or random.Random()  # noqa: S311 - balancing needs no secrecy
         self.router = Router(self.settings.load_balancing_strategy, rng=self.rng)
         self._closed = False
+        self._used: set[Registered] = set()
         self._loops = LoopBound()
         self._timer: asyncio.TimerHandle | None = None
         self._parts()
@@ -172,7 +172,9 @@ class BackendManager:
 
         def add() -> BackendInfo:
             old = self.router.register(entry, self.clock())
-            if old is not None:
+            if old is not None and old.instance is entry.instance:
+                self.lifecycle.adopt(old, entry)
+            elif old is not None:
                 self._retire(old)
             self.settle(self.router.tick(self.clock()))
             return backend_info(self, entry)
@@ -339,11 +341,11 @@ class BackendManager:
 
     def drain(self, backend_id: str) -> BackendInfo:
         """Sends no new requests to a backend; running ones end as they would."""
-        return self._set_enabled(backend_id, enabled=False)
+        return self._change(backend_id, lambda it: self.router.set_enabled(it, self.clock(), enabled=False))
 
     def enable(self, backend_id: str) -> BackendInfo:
         """Opens a drained backend again."""
-        return self._set_enabled(backend_id, enabled=True)
+        return self._change(backend_id, lambda it: self.router.set_enabled(it, self.clock(), enabled=True))
 
     def set_weight(self, backend_id: str, weight: float) -> BackendInfo:
         """Changes a backend's share of traffic.
@@ -352,14 +354,7 @@ class BackendManager:
             BadRequest: No such backend, or a weight that is not above 0.
         """
         check_weight(weight)
-
-        def change() -> BackendInfo:
-            entry = self._entry(backend_id)
-            entry.weight = float(weight)
-            self.settle([])
-            return backend_info(self, entry)
-
-        return self._loops.call(change)
+        return self._change(backend_id, lambda entry: self.router.set_weight(entry, weight))
 
     async def probe(self, backend_id: str) -> BackendInfo:
         """Looks at a backend now, free of charge, and gives what it found.
@@ -390,22 +385,25 @@ class BackendManager:
             BadRequest: No such topic.
         """
         self._bind()
-        async with contextlib.aclosing(self._topics.subscribe(topic)) as states:
-            async for state in states:
+        states = self._topics.subscribe(topic)
+        try:
+            while (state := await self._loops.carry(lambda: anext(states, None))) is not None:
                 yield state
+        finally:
+            await self._loops.carry(states.aclose)
 
     async def aclose(self) -> None:
         """Ends every request, stops every backend; the manager is of no more use then."""
         self._closed = True
-        if self._loops.alive is not None:
-            await self._loops.carry(self._close)
+        self._loops.bind(self._parts)
+        await self._loops.carry(self._close)
 
     async def _close(self) -> None:
         for running in list(self.running.values()):
             running.cancel()
         if self._timer is not None:
             self._timer.cancel()
-        await self._topics.aclose()
+        await self._topics.end()
         await self.lifecycle.aclose()
 
     def settle(self, turns: list[Turn]) -> None:
@@ -446,9 +444,9 @@ class BackendManager:
         self.settle([])
 
     def _parts(self) -> None:
-        self.lifecycle = Lifecycle(
-            self.router, self.clock, self.rng, self.settings.backend_health_check_interval, self.settle
-        )
+        """What belongs to one loop; the backends that an ended one had started are still to be stopped."""
+        interval = self.settings.backend_health_check_interval
+        self.lifecycle = Lifecycle(self.router, self.clock, self.rng, interval, self.settle, self._used)
         self._topics = Topics(lambda topic: topic_state(self, topic))
 
     def _bind(self) -> None:
@@ -463,10 +461,10 @@ class BackendManager:
             raise BadRequest(f"no backend {backend_id!r} is registered.{known}", param="backend_id")
         return entry
 
-    def _set_enabled(self, backend_id: str, *, enabled: bool) -> BackendInfo:
+    def _change(self, backend_id: str, step: Callable[[Registered], list[Turn]]) -> BackendInfo:
         def change() -> BackendInfo:
             entry = self._entry(backend_id)
-            self.settle(self.router.set_enabled(entry, self.clock(), enabled=enabled))
+            self.settle(step(entry))
             return backend_info(self, entry)
 
         return self._loops.call(change)
@@ -490,10 +488,12 @@ def get_backend_manager(config: Mapping[str, Any] | InferenceServiceConfig | Non
     Raises:
         ConfigError: A bad setting, or a later value for one that cannot change while it runs.
     """
-    global _shared  # noqa: PLW0603 - one manager a process is the point
+    global _shared
     with _shared_lock:
         if _shared is None or _shared._closed:  # noqa: SLF001
-            _shared = BackendManager(config)
-        elif config is not None:
-            _shared.configure(config)
-        return _shared
+            _shared, config = BackendManager(config), None
+        manager = _shared
+    if config is not None:
+        # Outside the lock: it hops to the manager's loop, which may be asking for the manager just now.
+        manager.configure(config)
+    return manager

@@ -12,11 +12,12 @@ from jupyter_server.base.websocket import WebSocketMixin
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler
 
-from uia_lab.access.principals import ADMIN, INFER, READ, SCOPES, Principal
+from uia_lab.access.principals import ADMIN, INFER, READ, Principal
 from uia_lab.domain.errors import NotAllowed, Unauthenticated
 from uia_lab.doors.base import Door
 
 RESOURCE = "uia"
+CORS_HEADERS = "accept, authorization, content-type, x-api-key, x-xsrftoken"
 _ACTIONS = {READ: "read", INFER: "execute", ADMIN: "write"}
 
 
@@ -51,6 +52,11 @@ class JupyterIdentity:
                 raise Unauthenticated(
                     "log in to Jupyter, or send a key: Authorization: Bearer <key>"
                 ) from None
+            if error.status_code == 404 and user is not None:
+                # Jupyter's word for a foreign origin.
+                raise NotAllowed(
+                    "requests from other origins are not allowed (ServerApp.allow_origin)"
+                ) from None
             raise
         user = self.current_user
         if user is None:
@@ -61,12 +67,34 @@ class JupyterIdentity:
         action = "execute" if isinstance(self, WebSocketHandler) else _ACTIONS[scope]
         if not await ensure_async(self.authorizer.is_authorized(self, user, action, RESOURCE)):
             raise NotAllowed(f"Jupyter does not allow this user to {action} on {RESOURCE}")
-        return Principal(_name(user), SCOPES)
+        # The scopes are what the authorizer grants, not all: an administrator sees everybody's requests.
+        held = {
+            name
+            for name, verb in _ACTIONS.items()
+            if name == scope or await ensure_async(self.authorizer.is_authorized(self, user, verb, RESOURCE))
+        }
+        return Principal(_name(user), frozenset(held))
 
     def check_xsrf_cookie(self: Any) -> None:
         """Jupyter's check, for those it knows by a cookie; whoever is unknown gets a 401 instead."""
         if getattr(self, "_jupyter_current_user", None) is not None:
             JupyterHandler.check_xsrf_cookie(self)
+
+    async def prepare(self: Any) -> None:
+        """A browser's preflight never carries an identity, and gets nothing but CORS headers."""
+        if self.request.method != "OPTIONS":
+            await super().prepare()  # type: ignore[misc]  # of the door it is mixed into
+
+    def options(self: Any, *_: str) -> None:
+        """Answers a preflight."""
+        if self.allow_origin or self.allow_origin_pat:
+            self.set_cors_headers()
+            self.set_header("Access-Control-Allow-Headers", CORS_HEADERS)
+            self.set_header("Access-Control-Allow-Methods", "GET, POST, PUT, PATCH, DELETE, OPTIONS")
+        self.set_status(204)
+        self.finish()
+
+    setattr(options, "__allow_unauthenticated", True)
 
     def touch(self: Any) -> None:
         """Inference is activity, so that no server is culled under a running generation."""

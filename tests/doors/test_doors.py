@@ -1,5 +1,6 @@
 import asyncio
 import io
+import json
 import logging
 import socket
 
@@ -7,6 +8,7 @@ import aiohttp
 import pytest
 
 from uia_lab.domain.backends import BackendCapabilities
+from uia_lab.domain.errors import RateLimited
 from uia_lab.doors.application import HttpServer
 from uia_lab.doors.base import MAX_BODY
 
@@ -183,3 +185,32 @@ async def test_stop_ends_streams_and_sockets_and_frees_the_port(house):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", house.server.port))
     await house.until_idle()
+
+
+async def test_no_body_is_taken_for_a_form(house):
+    """What curl -d says of a body by default; tornado would count the ampersands of the prompt as fields."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    text = "a&b " * 1500
+    body = json.dumps({"model": "echo", "messages": [{"role": "user", "content": text}]})
+    async with house.call("POST", "v1/chat/completions", data=body, headers=headers) as response:
+        assert response.status == 200
+        assert (await response.json())["choices"][0]["message"]["content"] == text
+
+
+async def test_more_answers_than_anyone_reads_are_refused(house):
+    body = {"model": "echo", "prompt": ["x"] * 2000, "n": 100}
+    async with house.call("POST", "v1/completions", json=body) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "n"
+
+
+async def test_a_retry_after_that_is_no_number_costs_no_answer(house):
+    def limited():
+        raise RateLimited("slow down", retry_after=float("inf"))
+
+    house.manager.register_backend(
+        "limited", "gpu", "Limited", limited, BackendCapabilities({"text-generation"}, {"limited"})
+    )
+    async with house.chat(model="limited") as response:
+        assert response.status == 429
+        assert "slow down" in (await response.json())["error"]["message"]

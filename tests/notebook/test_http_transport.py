@@ -54,8 +54,9 @@ def test_generates(lab):
     assert (answer.text, answer.backend, answer.state) == ("one two ", "words", "done")
 
 
-def test_who_was_tried_is_told(lab, server):
+def test_who_was_tried_is_told(lab, service):
     """The stream's headers are sent with the first content; the log has the whole trail."""
+    service.get_backend_manager().set_strategy("round_robin")
     for _ in range(6):
         answer = lab.generate("one two", model="shared")
         assert answer.backend == "words"

@@ -20,8 +20,14 @@ HELLO = {"model": "echo", "messages": [{"role": "user", "content": "hi there"}]}
 # A second extension that stands for what users register, and shows what kernels inherit.
 HELPER = """
 import os
+from jupyter_server.auth.authorizer import Authorizer
 from uia_lab.domain.backends import BackendCapabilities
+from uia_lab.domain.records import RequestRecord
 from uia_lab.inference_backend_manager import get_backend_manager
+
+class ReadOnly(Authorizer):
+    def is_authorized(self, handler, user, action, resource):
+        return action == "read"
 
 def echo(inputs):
     return inputs[-1]["content"]
@@ -33,6 +39,13 @@ def _jupyter_server_extension_points():
     return [{"module": "uia_test_helper"}]
 
 def _load_jupyter_server_extension(serverapp):
+    def of_alice():
+        log = serverapp.web_app.settings["uia_service"].request_log
+        if log is None:
+            serverapp.io_loop.call_later(0.05, of_alice)
+        else:
+            log.record(RequestRecord("req-of-alice", "i", "alice", "generation", "m", False, "ok", 1.0, 1.0))
+    serverapp.io_loop.call_later(0.05, of_alice)
     for function in (echo, environment):
         name = function.__name__
         capabilities = BackendCapabilities({"text-generation"}, {name})
@@ -267,3 +280,53 @@ async def test_a_bad_setting_leaves_jupyter_running(tmp_path, session):
         assert "queue_size" in jupyter.log.read_text()
     finally:
         finish(jupyter)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory):
+    """A server whose authorizer lets everybody read and nothing else, and where one other origin may call."""
+    jupyter = launch(
+        tmp_path_factory.mktemp("strict"),
+        "--ServerApp.authorizer_class=uia_test_helper.ReadOnly",
+        "--ServerApp.allow_origin=http://good.example",
+    )
+    asyncio.run(listening(jupyter))
+    yield jupyter
+    finish(jupyter)
+    assert "Traceback" not in jupyter.log.read_text()
+
+
+async def test_the_authorizer_says_who_may_see_what_others_asked(strict, jupyter):
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(30):
+        async with session.post(strict.doors + "v1/chat/completions", json=HELLO) as response:
+            assert response.status == 403
+        # An administrator of the other server sees alice's request as soon as it is there.
+        while True:
+            async with session.get(jupyter.doors + "requests/req-of-alice") as response:
+                if response.status == 200:
+                    break
+            await asyncio.sleep(0.05)
+        async with session.get(strict.doors + "requests/req-of-alice") as response:
+            assert response.status == 404
+        async with session.get(strict.doors + "requests") as response:
+            listed = (await response.json())["requests"]
+        assert "alice" not in {item["principal"] for item in listed}
+
+
+async def test_a_refusal_by_the_mount_is_a_403_everywhere(strict):
+    async with aiohttp.ClientSession() as session:
+        for path in ("requests", "requests/x", "status"):
+            async with session.get(strict.doors + path, headers={"Host": "evil.example"}) as response:
+                assert response.status == 403, path
+
+
+async def test_a_preflight_is_answered(strict):
+    asked = {"Origin": "http://good.example", "Access-Control-Request-Method": "POST"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.options(strict.doors + "v1/chat/completions", headers=asked) as response,
+    ):
+        assert response.status == 204
+        assert response.headers["Access-Control-Allow-Origin"] == "http://good.example"
+        assert "authorization" in response.headers["Access-Control-Allow-Headers"]

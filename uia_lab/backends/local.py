@@ -68,6 +68,7 @@ class LocalBackend:
         self._quit = threading.Event()
         self._listeners: list[Progress] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._home: asyncio.AbstractEventLoop | None = None
         self._chores: set[asyncio.Task[None]] = set()
         self._active = 0
         self._failures = 0
@@ -110,9 +111,11 @@ class LocalBackend:
 
     async def start(self) -> None:
         """Nothing to get ready: the model loads when it is first needed."""
+        self._settle_in()
 
     async def stop(self) -> None:
         """Ends the worker; running answers end with an error."""
+        self._settle_in()
         await self.unload()
         while self._chores:
             await asyncio.gather(*self._chores, return_exceptions=True)
@@ -231,6 +234,18 @@ class LocalBackend:
             self._active -= 1
             self._rest()
 
+    def _settle_in(self) -> None:
+        """Lets go of what belonged to a loop that has ended: its worker can be reached no more."""
+        here = asyncio.get_running_loop()
+        old, self._home = self._home, here
+        if old is None or old is here:
+            return
+        if self._worker is not None:
+            self._worker.kill()
+        self._worker = self._loading = self._timer = None
+        self._chores.clear()
+        self._active = 0
+
     def _missing(self) -> str:
         """What to install, or nothing. Looks for the packages without importing them."""
         absent = [name for name in _PACKAGES[self.entry.engine] if importlib.util.find_spec(name) is None]
@@ -245,8 +260,12 @@ class LocalBackend:
             self._timer = None
         if self.keep_alive_s > 0 and self._active == 0 and self._worker is not None:
             self._timer = asyncio.get_running_loop().call_later(
-                self.keep_alive_s, lambda: self._chore(self.unload)
+                self.keep_alive_s, lambda: self._chore(self._unload_if_idle)
             )
+
+    async def _unload_if_idle(self) -> None:
+        if not self._active:
+            await self.unload()
 
     def _chore(self, work: Callable[[], Any]) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work(), name=f"{self.entry.name} upkeep")

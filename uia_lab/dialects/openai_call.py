@@ -12,6 +12,7 @@ from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
+MAX_ANSWERS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,10 @@ def texts(fields: Fields, name: str, most: int = 2048) -> tuple[Any, int]:
         raise fields.wrong(name, "a string, a list of strings, or token ids; not empty")
     if _tokens(value):
         return value, 1
-    if not all(isinstance(item, str) for item in value) and not all(_tokens(item) for item in value):
-        raise BadRequest(f"{name} must be all strings or all lists of token ids, none empty", param=name)
     if len(value) > most:
         raise BadRequest(f"{name} has {len(value)} texts; at most {most} are taken at once", param=name)
+    if not all(isinstance(item, str) for item in value) and not all(_tokens(item) for item in value):
+        raise BadRequest(f"{name} must be all strings or all lists of token ids, none empty", param=name)
     return value, len(value)
 
 

@@ -8,7 +8,15 @@ from uia_lab.dialects import sse
 from uia_lab.dialects.answer import Answer, as_text, logprob_entries
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object
-from uia_lab.dialects.openai_call import MAX_CHOICES, Call, sampling, streaming, texts, usage_object
+from uia_lab.dialects.openai_call import (
+    MAX_ANSWERS,
+    MAX_CHOICES,
+    Call,
+    sampling,
+    streaming,
+    texts,
+    usage_object,
+)
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Text, ToolCall
 from uia_lab.domain.tasks import TEXT_GENERATION
@@ -33,6 +41,8 @@ def parse(body: bytes) -> Call:
     }
     parameters |= {name: value for name, value in own.items() if value is not None}
     n = parameters.get("n", 1)
+    if prompts * n > MAX_ANSWERS:
+        raise BadRequest(f"{prompts} prompts times n={n} is more than {MAX_ANSWERS} answers", param="n")
     best_of = fields.whole("best_of", 1, MAX_CHOICES)
     if best_of is not None and best_of < n:
         raise BadRequest(f"best_of must be at least n, which is {n}", param="best_of")

@@ -1,16 +1,15 @@
 """A plain function, generator, async function or async generator as a backend."""
 
-import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from uia_lab.domain.backends import BackendStatus, Probe
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Chunk, Event, Finished, Result, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.threads import Threads
 
 _OFFERED = ("request", "task", "model", "inputs", "parameters")
 _END = object()
@@ -31,7 +30,7 @@ class CallableBackend:
         BadRequest: Not callable, or it needs an argument that is not offered.
     """
 
-    def __init__(self, function: Callable[..., Any], threads: int = 8) -> None:
+    def __init__(self, function: Callable[..., Any], threads: int = 32) -> None:
         if not callable(function):
             raise BadRequest(f"instance must be a Backend or a callable, not {function!r}", param="instance")
         self.function = function
@@ -39,17 +38,18 @@ class CallableBackend:
         method = getattr(type(function), "__call__", None)  # noqa: B004 - its kind is wanted, not whether
         self._is_async_generator = any(map(inspect.isasyncgenfunction, (function, method)))
         self._is_coroutine = any(map(inspect.iscoroutinefunction, (function, method)))
-        self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads = Threads(threads)
+
+    @property
+    def most(self) -> int | None:
+        """Calls it can work on at once; None where they need no thread."""
+        return None if self._is_async_generator or self._is_coroutine else self._threads.most
 
     async def start(self) -> None:
         """Nothing to get ready."""
 
     async def stop(self) -> None:
-        """Lets go of the threads; one that is still in a call ends with it."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        """Nothing to close; a thread that is still in a call ends with it."""
 
     async def probe(self) -> Probe:
         """A function of this process is there as long as the process is."""
@@ -90,20 +90,14 @@ class CallableBackend:
         if self._is_coroutine:
             value = await self.function(**arguments)
         else:
-            loop = asyncio.get_running_loop()
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self._threads, "uia-callable")
-            pool = self._pool
-            value = await loop.run_in_executor(pool, lambda: self.function(**arguments))
-            if inspect.isgenerator(value):
-                step = loop.run_in_executor(pool, next, value, _END)
-                try:
-                    while (piece := await asyncio.shield(step)) is not _END:
+            value = _END
+            async with contextlib.aclosing(self._threads.call(lambda: self.function(**arguments))) as steps:
+                async for final, piece in steps:
+                    if final:
+                        value = piece
+                    else:
                         yield False, piece
-                        step = loop.run_in_executor(pool, next, value, _END)
-                finally:
-                    # A generator cannot be closed while a step of it runs in its thread.
-                    step.add_done_callback(lambda done: _close(done, value, pool))
+            if value is _END:
                 return
         if inspect.isawaitable(value):
             value = await value
@@ -112,14 +106,6 @@ class CallableBackend:
                 yield False, piece
             return
         yield True, value
-
-
-def _close(step: asyncio.Future[Any], generator: Generator[Any, Any, Any], pool: ThreadPoolExecutor) -> None:
-    if not step.cancelled():
-        step.exception()
-    with contextlib.suppress(RuntimeError):
-        # RuntimeError: the pool is shut down, and the generator ends when it is collected.
-        pool.submit(generator.close)
 
 
 def _accepted(function: Callable[..., Any]) -> tuple[str, ...]:

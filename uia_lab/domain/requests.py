@@ -1,5 +1,6 @@
 """A request for inference, as doors build it and adapters read it."""
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ class RoutingHints:
         hedge_after_s: Seconds after which a second backend is asked too, where nothing is streamed and asking
             twice is free of charge and consequence.
         resume: Whether a broken stream may go on at a backend with the same weights.
+
+    Raises:
+        BadRequest: A number out of range, named in ``param``.
     """
 
     preferred_types: tuple[BackendType, ...] = ()
@@ -43,6 +47,26 @@ class RoutingHints:
     max_attempts: int | None = None
     hedge_after_s: float | None = None
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("deadline_s", 0.001), ("hedge_after_s", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and least <= value < math.inf):
+                raise BadRequest(
+                    f"{name} must be a number of at least {least:g} seconds, not {value!r}", param=name
+                )
+        for name, least in (("max_attempts", 1), ("priority", -(2**31))):
+            value = getattr(self, name)
+            if value is None and name == "max_attempts":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise BadRequest(
+                    f"{name} must be a whole number of at least {least}, not {value!r}", param=name
+                )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

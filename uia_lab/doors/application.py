@@ -4,9 +4,10 @@ import asyncio
 import errno
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
 from uia_lab.doors.base import MAX_BODY, Door, Timings
@@ -25,6 +26,15 @@ STOP_S = 5.0
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # recognised here, never bound by default
 
 
+class _Doors(Application):
+    """No door reads a form; tornado would parse one before anybody is asked who they are."""
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """The handler, with a request whose body nobody will parse as a form."""
+        request.headers.pop("Content-Type", None)
+        return super().find_handler(request, **kwargs)
+
+
 def make_application(service: "UnifiedInferenceService", timings: Timings | None = None) -> Application:
     """The doors at the root, with nothing of Jupyter's.
 
@@ -32,7 +42,7 @@ def make_application(service: "UnifiedInferenceService", timings: Timings | None
         service: What they open to.
         timings: How long they wait.
     """
-    return Application(
+    return _Doors(
         [(pattern, standalone_door(door)) for pattern, door in routes()],
         uia_service=service,
         uia_open_doors=OpenDoors(),

@@ -1,6 +1,7 @@
 """What every door does: identity, body, errors, and a clean end."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -160,7 +161,7 @@ class Door(RequestHandler):
         self.set_header("Content-Type", "application/json")
         if isinstance(error, InferenceError):
             self.set_status(error.http_status, None if error.http_status in _KNOWN else error.code)
-            if error.retry_after is not None:
+            if error.retry_after is not None and math.isfinite(error.retry_after):
                 self.set_header("Retry-After", str(max(1, round(error.retry_after))))
             if isinstance(error, Unauthenticated):
                 self.set_header("WWW-Authenticate", 'Bearer realm="uia_lab"')

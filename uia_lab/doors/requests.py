@@ -30,7 +30,9 @@ class _Requests(Door):
         try:
             await super().prepare()
         except NotAllowed:
-            if self.request.method != "GET" or not self.principal.allows(INFER):
+            # Nobody yet where the mount itself refused: a foreign origin or host, or the authorizer.
+            known = getattr(self, "principal", None)
+            if known is None or self.request.method != "GET" or not known.allows(INFER):
                 raise
 
     @property

@@ -45,6 +45,9 @@ def make_entry(
     given = capabilities if capabilities is not None else getattr(instance, "capabilities", None)
     if not isinstance(given, BackendCapabilities):
         raise BadRequest("capabilities must be BackendCapabilities", param="capabilities")
+    if max_concurrency is None and isinstance(adapter, CallableBackend):
+        # More than its threads would be refused there; here they wait in line.
+        max_concurrency = adapter.most
     return Registered(
         backend_id=backend_id,
         name=name,

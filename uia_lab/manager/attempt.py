@@ -1,6 +1,7 @@
 """One attempt: a lease, the backend's events under deadlines, and how it ended."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from uia_lab.domain.backends import BackendType
@@ -11,6 +12,8 @@ from uia_lab.manager.running import Running
 from uia_lab.routing.figures import Ending
 from uia_lab.routing.registry import Registered
 from uia_lab.routing.turns import Attempt, Outcome
+
+log = logging.getLogger(__name__)
 
 FIRST_CHUNK_S = 30.0
 LOCAL_FIRST_CHUNK_S = 300.0
@@ -143,8 +146,9 @@ async def _close(source: AsyncIterator[Event] | None) -> None:
     try:
         async with asyncio.timeout(CLOSE_S):
             await close()
-    except (TimeoutError, RuntimeError):
-        return
+    except Exception:
+        # How the attempt ended is known by now; what goes wrong in tidying up must not change it.
+        log.debug("a backend did not close its answer", exc_info=True)
 
 
 def _told(usage: Usage, run: Running, pieces: int) -> Usage:

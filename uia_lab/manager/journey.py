@@ -86,7 +86,7 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
         tried |= {_trace(attempt)}
         events: AsyncGenerator[Event, None] | None = None
         try:
-            if may_hedge(request, attempt):
+            if number < limit and may_hedge(request, attempt):
                 second = _Second(host, request, number, tried)
                 after = request.routing.hedge_after_s or 0.0
                 try:
@@ -195,13 +195,21 @@ class _Second:
         host, now = self._host, self._host.clock()
         if not host.router.retries.take(now):
             return None
-        answer = host.router.begin(self._request, now, number=self._number + 1, excluded=self.tried)
-        if isinstance(answer, Queued):
-            host.router.leave(answer.ticket)
-        if not isinstance(answer, Granted):
-            return None
-        self.tried |= {_trace(answer.attempt)}
-        return answer.attempt
+        passed_over: Tried = frozenset()
+        while True:
+            answer = host.router.begin(
+                self._request, now, number=self._number + 1, excluded=self.tried | passed_over
+            )
+            if isinstance(answer, Queued):
+                host.router.leave(answer.ticket)
+            if not isinstance(answer, Granted):
+                return None
+            attempt = answer.attempt
+            if may_hedge(self._request, attempt):
+                self.tried |= {_trace(attempt)}
+                return attempt
+            passed_over |= {_trace(attempt)}
+            host.settle(host.router.give_back(attempt, now))
 
 
 async def _replay(events: list[Event]) -> AsyncGenerator[Event, None]:

@@ -29,6 +29,7 @@ class Lifecycle:
         rng: Jitter of the probe times.
         interval: Longest time between two probes of a backend, seconds.
         changed: Called with the turns that a finding gave to waiting requests.
+        used: Backends that were started and are to be stopped, on a loop that has ended too.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Lifecycle:
         rng: random.Random,
         interval: float,
         changed: Callable[[list[Turn]], None],
+        used: set[Registered],
     ) -> None:
         self._router = router
         self._clock = clock
         self._rng = rng
         self._changed = changed
         self.interval = interval
+        self._used = used
         self._starts: dict[Registered, asyncio.Task[None]] = {}
         self._probes: dict[Registered, asyncio.Task[Probe]] = {}
         self._due: dict[Registered, float] = {}
@@ -54,7 +57,7 @@ class Lifecycle:
 
     def run_checks(self) -> None:
         """Begins probing in the background; a second call changes nothing."""
-        if self._loop_task is None:
+        if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.create_task(self._check_for_ever(), name="uia-health-checks")
 
     def wake(self) -> None:
@@ -72,6 +75,7 @@ class Lifecycle:
             task = asyncio.create_task(_start(entry.instance), name=f"uia-start-{entry.backend_id}")
             task.add_done_callback(_retrieve)
             self._starts[entry] = task
+            self._used.add(entry)
         if not task.done():
             await asyncio.shield(task)
         task.result()
@@ -84,9 +88,23 @@ class Lifecycle:
             task.add_done_callback(_retrieve)
             self._probes[entry] = task
             task.add_done_callback(lambda _: self._probes.pop(entry, None))
-        found = await asyncio.shield(task)
+        try:
+            found = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if here is not None and here.cancelling():
+                raise
+            raise BackendFailed(f"{entry.backend_id} was stopped while it was looked at") from None
         if self._router.registry.get(entry.backend_id) is entry:
             self._changed(self._router.probed(entry, found, self._clock()))
+
+    def adopt(self, old: Registered, new: Registered) -> None:
+        """Another entry takes over an adapter that is started already; it goes on as it is."""
+        if (task := self._starts.pop(old, None)) is not None:
+            self._starts[new] = task
+        if old in self._used:
+            self._used.discard(old)
+            self._used.add(new)
 
     def retire(self, entry: Registered) -> None:
         """Stops a backend that left the registry, in the background."""
@@ -103,8 +121,9 @@ class Lifecycle:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
-        if begun is None:
+        if entry not in self._used:
             return
+        self._used.discard(entry)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await entry.instance.stop()
@@ -124,7 +143,10 @@ class Lifecycle:
         try:
             await self.started(entry)
             async with asyncio.timeout(PROBE_TIMEOUT_S):
-                return await entry.instance.probe()
+                found = await entry.instance.probe()
+            if not isinstance(found, Probe):
+                raise TypeError(f"probe() must return a Probe, not {found!r}")
+            return found
         except TimeoutError:
             return Probe(BackendStatus.OFFLINE, f"no answer to a probe within {PROBE_TIMEOUT_S:.0f} s")
         except InferenceError as error:
@@ -158,7 +180,11 @@ class Lifecycle:
         now = self._clock()
         healthy = min(HEALTHY_INTERVAL_S, self.interval)
         if now - entry.stats.last_success >= healthy or entry.health.breaker.consecutive:
-            await self.probe(entry)
+            try:
+                await self.probe(entry)
+            except Exception:
+                # One backend's trouble must not end the checks of the others.
+                log.exception("backend %s could not be looked at", entry.backend_id)
         if entry.health.status is BackendStatus.HEALTHY:
             delay = healthy
         else:

@@ -57,7 +57,12 @@ class LoopBound:
         async def step() -> T:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(step(), loop).result(HOP_TIMEOUT_S)
+        future = asyncio.run_coroutine_threadsafe(step(), loop)
+        try:
+            return future.result(HOP_TIMEOUT_S)
+        finally:
+            # What was given up must not happen later all the same.
+            future.cancel()
 
     async def carry(self, step: Callable[[], Awaitable[T]]) -> T:
         """Awaits a step on the loop, from whichever loop the caller runs on.

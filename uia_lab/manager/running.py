@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from uia_lab.domain.errors import BackendTimeout, Cancelled, InferenceError
+from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Text, Usage
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest
@@ -107,6 +107,12 @@ class Running:
         try:
             async with scope:
                 return await step()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Not the caller: the backend was stopped under its request.
+            raise BackendFailed("the backend was stopped while it served") from None
         except TimeoutError as error:
             if not scope.expired():
                 # The backend's own TimeoutError, not our deadline.

@@ -24,6 +24,7 @@ class Topics:
         self._published: dict[str, asyncio.Event] = {}
         self._dirty = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
+        self._over = False
 
     def changed(self) -> None:
         """Something happened that a topic may show."""
@@ -46,7 +47,7 @@ class Topics:
                 self._pump = asyncio.create_task(self._publish(), name="uia-topics")
             seen: dict[str, Any] | None = None
             self._latest[topic] = self._sample(topic)
-            while True:
+            while not self._over:
                 # Looked at before waiting: a state may have come while the subscriber was busy.
                 if (latest := self._latest[topic]) is not seen:
                     seen = latest
@@ -58,8 +59,15 @@ class Topics:
             if not any(self._listeners.values()):
                 await self.aclose()
 
+    async def end(self) -> None:
+        """Ends every subscription."""
+        self._over = True
+        for published in self._published.values():
+            published.set()
+        await self.aclose()
+
     async def aclose(self) -> None:
-        """Ends the publishing; subscribers get nothing more."""
+        """Ends the publishing, which the next subscriber begins anew."""
         pump, self._pump = self._pump, None
         if pump is not None:
             pump.cancel()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import contextvars
+import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -54,8 +55,9 @@ class Lab:
         self._portal: BlockingPortal = self._threads.__enter__()
         self._tasks: set[Future[Any]] = set()
         self._running: dict[Generation, Future[None]] = {}
+        ident = self._portal.call(threading.get_ident)
         self._finalizer = weakref.finalize(
-            self, _shut, self._threads, self._portal, self._transport, self._tasks
+            self, _shut, self._threads, self._portal, self._transport, self._tasks, ident
         )
         try:
             self.instance_id: str = self._ask(transport.status)["instance_id"]
@@ -264,8 +266,13 @@ def _shut(
     portal: BlockingPortal,
     transport: Transport,
     tasks: set[Future[Any]],
+    ident: int,
 ) -> None:
     """Ends the tasks, the transport, the loop and its thread, in this order."""
+    if threading.get_ident() == ident:
+        # Collected in its own thread, which cannot wait for itself.
+        threading.Thread(target=_shut, args=(threads, portal, transport, tasks, ident)).start()
+        return
     for task in list(tasks):
         task.cancel()
 

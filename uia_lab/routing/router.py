@@ -102,6 +102,11 @@ class Router:
             self.registry.version += 1
         return self._serve(now)
 
+    def set_weight(self, entry: Registered, weight: float) -> list[Turn]:
+        """Changes a backend's share; nobody is served by that alone."""
+        entry.weight = float(weight)
+        return []
+
     def begin(
         self,
         request: InferenceRequest,
