@@ -135,6 +135,22 @@ def test_bad_arguments_are_said_in_one_line(arguments):
     assert "Traceback" not in done.stderr
 
 
+def test_a_key_is_made_and_shown_where_none_or_an_empty_one_is_given():
+    with subprocess.Popen(
+        [sys.executable, "-m", "uia_lab", "serve", "--port", "0"],
+        env={**os.environ, "UIA_LAB_SERVE_TOKEN": ""},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as process:  # fmt: skip
+        url = process.stdout.readline().split()[-1].removesuffix("v1")
+        shown = process.stdout.readline()
+        try:
+            assert shown.startswith("key, shown this once: uia-")
+            answer = Served(process, url).curl("v1/models", None, shown.split()[-1])
+            assert json.loads(answer)["object"] == "list"
+        finally:
+            process.terminate()
+
+
 def test_models_are_listed(models):
     done = subprocess.run(
         [sys.executable, "-m", "uia_lab", "models", "list"],

@@ -42,12 +42,12 @@ class House:
         body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
         return self.call("POST", "v1/chat/completions", key, json=body, headers=headers or {})
 
-    async def until_idle(self, seconds=2.0):
+    async def until_idle(self, seconds=20.0):
         async with asyncio.timeout(seconds):
             while self.manager.get_backend_status_report()["in_flight"]:
                 await asyncio.sleep(0.01)
 
-    async def until_running(self, seconds=2.0):
+    async def until_running(self, seconds=20.0):
         async with asyncio.timeout(seconds):
             while not self.manager.running:
                 await asyncio.sleep(0.01)

@@ -175,7 +175,7 @@ async def test_stop_ends_streams_and_sockets_and_frees_the_port(house):
         await stream.content.readline()
         await ws.receive()
         reading = asyncio.create_task(stream.content.read())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(50):
             await house.server.stop()
             text = await reading
             assert (await ws.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)

@@ -83,8 +83,8 @@ async def test_closing_a_stream_frees_its_backend(house, client):
     async for _ in stream:
         break
     await stream.close()
-    await house.until_idle(1.0)
+    await house.until_idle(10.0)
     with pytest.raises(openai.APITimeoutError):
         await client.with_options(timeout=0.2).chat.completions.create(model="gated", messages=HELLO)
-    await house.until_idle(1.0)
+    await house.until_idle(10.0)
     assert house.manager.get_backend_status_report()["total_cancelled"] == 2

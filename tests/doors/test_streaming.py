@@ -18,11 +18,10 @@ async def test_a_disconnect_mid_stream_cancels(house):
     response = await house.chat("endless", stream=True)
     await response.content.readline()
     response.close()
-    await house.until_idle(1.0)
+    await house.until_idle(10.0)
     assert house.manager.get_backend_status_report()["total_cancelled"] == 1
     produced = house.produced
-    await asyncio.sleep(0.05)
-    assert house.produced == produced
+    assert await standstill(house) == produced
 
 
 async def test_a_disconnect_while_waiting_cancels_streamed_or_not(house):
@@ -31,8 +30,18 @@ async def test_a_disconnect_while_waiting_cancels_streamed_or_not(house):
         await house.until_running()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await house.until_idle(1.0)
+        await house.until_idle(10.0)
     assert house.manager.get_backend_status_report()["total_cancelled"] == 2
+
+
+async def standstill(house):
+    """Chunks of the endless backend when it has stopped to make more."""
+    before = -1
+    async with asyncio.timeout(30):
+        while before != house.produced:
+            before = house.produced
+            await asyncio.sleep(0.1)
+    return before
 
 
 async def test_a_slow_reader_holds_its_backend_back_and_is_dropped(house):
@@ -43,12 +52,12 @@ async def test_a_slow_reader_holds_its_backend_back_and_is_dropped(house):
         f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
     )
     await reader.readline()
-    await asyncio.sleep(0.4)
-    produced, memory = house.produced, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    await asyncio.sleep(0.3)
-    assert house.produced == produced
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 5_000
-    await house.until_idle(3.0)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    produced = await standstill(house)
+    # Sockets and buffers hold a few megabytes at most; a backend that is not held back makes that in no time.
+    assert produced < 20_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 40_000
+    await house.until_idle(30.0)
     writer.close()
 
 

@@ -73,3 +73,14 @@ def test_a_new_loop_may_follow_an_ended_one():
     manager.register_backend("a", "gpu", "A", echo, TEXT)
     for _ in range(2):
         assert asyncio.run(manager.infer("generation", inputs="x")).text == "x"
+
+
+async def test_a_topic_is_followed_from_another_loop(elsewhere):
+    states = elsewhere.subscribe("status")
+    async with asyncio.timeout(20):
+        assert (await anext(states))["total_requests"] == 0
+        await asyncio.to_thread(elsewhere.set_strategy, "round_robin")
+        # A state from before the change may come first; an idle loop must be woken for the newest.
+        while (await anext(states))["strategy"] != "round_robin":
+            pass
+    await states.aclose()
