@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from traitlets import Bool, Enum, Float, Int, List, TraitError, TraitType, Unicode, validate
+from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, TraitType, Unicode, validate
 from traitlets.config import Config, Configurable
 
 from uia_lab.domain.errors import suggestion
@@ -91,6 +91,14 @@ class InferenceServiceConfig(Configurable):
     )
     api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
     cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
+    api_keys = Dict(
+        Unicode(),
+        help="Keys that backends are called with, by name; what is not here is looked for in the environment "
+        "and in the system's keyring (service `uia_lab`).",
+    ).tag(config=True)
+    allowed_endpoint_hosts = List(
+        Unicode(), help="Link-local or metadata hosts that backends may be at all the same."
+    ).tag(config=True)
 
     def __init__(self, **kwargs: Any) -> None:
         settings = self.class_traits(config=True)

@@ -1,0 +1,69 @@
+"""What a dialect offers an adapter: a request as a call of the upstream, and its answer as events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.events import Event
+from uia_lab.domain.requests import InferenceRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One call of an upstream.
+
+    Args:
+        path: Below the base URL, without a slash in front.
+        body: What is sent as JSON.
+        stream: Whether the answer was asked for as a stream.
+        headers: Beside those of authentication.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+    stream: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """Turns the body of one answer, streamed or whole, into events. Does no I/O."""
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """The events that became complete with these bytes, cut anywhere.
+
+        Raises:
+            InferenceError: The upstream told of an error in a body that had begun well.
+        """
+
+    def end(self) -> Sequence[Event]:
+        """What is left when the body has ended; the last event is ``Finished``.
+
+        Raises:
+            BackendFailed: The body ended before the answer did, or was none.
+        """
+
+
+class UpstreamDialect(Protocol):
+    """One dialect as an adapter speaks it.
+
+    Attributes:
+        name: The dialect's name.
+        tasks: Tasks it can carry.
+    """
+
+    name: str
+    tasks: frozenset[str]
+
+    def outgoing(self, request: InferenceRequest) -> Outgoing:
+        """The call that asks for a request's answer.
+
+        Raises:
+            Unsupported: The dialect has no form for something that was asked; the parameter is named.
+        """
+
+    def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:
+        """A fresh reader of that call's answer."""
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+        """The typed error of an answer with a status of 400 or more."""
