@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -67,6 +66,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -> int:
+    from uia_lab.access.keys import new_key
     from uia_lab.access.principals import ADMIN, Principal
     from uia_lab.unified_inference_service import UnifiedInferenceService
 
@@ -76,7 +76,7 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
         loop.add_signal_handler(number, end.set)
     service = UnifiedInferenceService(config)
     made = not token
-    key = token or f"uia-{secrets.token_urlsafe(32)}"
+    key = token or new_key()
     try:
         service.keys.add(key, Principal("serve", frozenset({ADMIN})))
     except ValueError as error:

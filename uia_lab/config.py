@@ -51,6 +51,9 @@ class InferenceServiceConfig(Configurable):
     queue_size = Int(100, min=0, help="Requests that may wait for one model.").tag(config=True)
     queue_timeout = Float(30.0, min=0, help="Seconds a request may wait for a free backend.").tag(config=True)
     request_timeout = Float(600.0, min=0.001, help="Seconds for a whole request.").tag(config=True)
+    max_concurrent_requests = Int(
+        512, min=1, help="Requests at once, whoever asks and those that wait included; more get a 503."
+    ).tag(config=True)
     max_attempts = Int(3, min=1, help="Backends tried for one request at most.").tag(config=True)
 
     hf_server_host = Unicode("127.0.0.1", help="Address `serve` listens at.").tag(
@@ -91,10 +94,11 @@ class InferenceServiceConfig(Configurable):
     )
     api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
     cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
-    api_keys = Dict(
+    api_key_files = Dict(
         Unicode(),
-        help="Keys that backends are called with, by name; what is not here is looked for in the environment "
-        "and in the system's keyring (service `uia_lab`).",
+        help="Files that hold the keys backends are called with, by the key's name; what is not here is "
+        "looked for in the environment and in the system's keyring (service `uia_lab`). Not the keys "
+        "themselves: Jupyter writes its configuration into its debug log.",
     ).tag(config=True)
     allowed_endpoint_hosts = List(
         Unicode(), help="Link-local or metadata hosts that backends may be at all the same."
