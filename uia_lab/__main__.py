@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
         for name, value in (("hf_server_host", options.host), ("hf_server_port", options.port))
         if value is not None
     }
-    return asyncio.run(_serve_until_told(InferenceServiceConfig(**settings), options.token))
+    return asyncio.run(_serve_until_told(InferenceServiceConfig.from_files(**settings), options.token))
 
 
 async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -> int:

@@ -122,8 +122,10 @@ class KeptState:
 
         Raises:
             BadRequest: Unknown; the message lists the known ones.
+            NotAllowed: The administrator of the system locked it.
             StoreError: It could not be written; the strategy is as before.
         """
+        self._config.require_unlocked("load_balancing_strategy")
         before = self._manager.strategy_name
         self._manager.set_strategy(name)
         if self.store is None:
