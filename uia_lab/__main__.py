@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -63,10 +62,11 @@ def _serve(options: argparse.Namespace) -> int:
         for name, value in (("hf_server_host", options.host), ("hf_server_port", options.port))
         if value is not None
     }
-    return asyncio.run(_serve_until_told(InferenceServiceConfig(**settings), options.token))
+    return asyncio.run(_serve_until_told(InferenceServiceConfig.from_files(**settings), options.token))
 
 
 async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -> int:
+    from uia_lab.access.keys import new_key
     from uia_lab.access.principals import ADMIN, Principal
     from uia_lab.unified_inference_service import UnifiedInferenceService
 
@@ -76,7 +76,7 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
         loop.add_signal_handler(number, end.set)
     service = UnifiedInferenceService(config)
     made = not token
-    key = token or f"uia-{secrets.token_urlsafe(32)}"
+    key = token or new_key()
     try:
         service.keys.add(key, Principal("serve", frozenset({ADMIN})))
     except ValueError as error:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from uia_lab.domain.errors import StoreError
 from uia_lab.store.database import Database, default_path
-from uia_lab.store.errors import StoreError
 from uia_lab.store.schema import MIGRATIONS, transaction
 
 WAIT_S = 10

@@ -11,7 +11,7 @@ from uia_lab.domain.backends import BackendInfo
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.doors.base import Door
 
-CHANGES = ("enabled", "draining", "weight")
+CHANGES = ("enabled", "draining", "weight", "max_concurrency")
 
 
 class BackendsDoor(Door):
@@ -41,14 +41,14 @@ class _OneBackend(Door):
 class BackendDoor(_OneBackend):
     """``GET|PATCH /backends/{id}``."""
 
-    method_scopes: ClassVar[Mapping[str, str]] = {"PATCH": ADMIN}
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PATCH": (ADMIN,)}
 
     def get(self, backend_id: str) -> None:
         """The backend."""
         self.answer(self.found(backend_id).to_dict())
 
     def patch(self, backend_id: str) -> None:
-        """Changes ``enabled``, ``draining`` or ``weight``; everything is checked before anything changes."""
+        """Changes what is named out of CHANGES; everything is checked before anything changes."""
         self.found(backend_id)
         values = self.json_body()
         for name in values:
@@ -57,11 +57,14 @@ class BackendDoor(_OneBackend):
         fields = Fields(values)
         enabled, draining = fields.flag("enabled"), fields.flag("draining")
         weight = fields.number("weight", 1e-6, 1e6)
+        limit = fields.whole("max_concurrency", 1, 1_000_000)
         both = values.get("enabled") is not None and values.get("draining") is not None
         if both and enabled == draining:
             raise BadRequest("enabled and draining contradict each other", param="draining")
         if weight is not None:
             self.manager.set_weight(backend_id, weight)
+        if "max_concurrency" in values:
+            self.manager.set_max_concurrency(backend_id, limit)
         if enabled or values.get("draining") is False:
             self.manager.enable(backend_id)
         elif draining or values.get("enabled") is False:
@@ -72,7 +75,7 @@ class BackendDoor(_OneBackend):
 class ProbeDoor(_OneBackend):
     """``POST /backends/{id}/probe``."""
 
-    scope: ClassVar[str | None] = ADMIN
+    scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
 
     async def post(self, backend_id: str) -> None:
         """Looks at the backend now and gives what it found."""
@@ -83,12 +86,12 @@ class ProbeDoor(_OneBackend):
 class StrategyDoor(Door):
     """``PUT /strategy {name}``."""
 
-    scope: ClassVar[str | None] = ADMIN
+    scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
 
-    def put(self) -> None:
-        """Changes how backends are chosen."""
+    async def put(self) -> None:
+        """Changes how backends are chosen, now and after the next start."""
         name = Fields(self.json_body()).text("name", 128)
         if name is None:
             raise BadRequest("name is missing", param="name")
-        self.manager.set_strategy(name)
+        await self.service.kept.set_strategy(name)
         self.answer({"strategy": self.manager.strategy_name})

@@ -38,7 +38,7 @@ class InProcessTransport:
                 from uia_lab.config import InferenceServiceConfig
                 from uia_lab.unified_inference_service import UnifiedInferenceService
 
-                self._service = UnifiedInferenceService(InferenceServiceConfig())
+                self._service = UnifiedInferenceService(InferenceServiceConfig.from_files())
             if not self._started:
                 await self._service.start(listen=False, store=False)
                 self._started = True
