@@ -177,6 +177,17 @@ async def test_the_key_is_in_no_repr_and_no_log(api, build, caplog):
     assert KEY not in repr(backend) + caplog.text
 
 
+async def test_a_key_that_was_changed_is_found_again(api, build, factory):
+    api.answers[CHAT] = (401, {"error": {"message": "wrong key"}})
+    backend = await build(api, api_key_env="MY_KEY")
+    with pytest.raises(Unauthenticated):
+        await events(backend, chat())
+    factory.secrets._environ["MY_KEY"] = "sk-new"
+    api.answers[CHAT] = (200, words("a"))
+    await events(backend, chat())
+    assert api.asked[-1].headers["Authorization"] == "Bearer sk-new"
+
+
 async def test_without_its_key_nothing_is_sent(api, build):
     backend = await build(api, api_key_env="NOT_SET")
     with pytest.raises(Unauthenticated, match="NOT_SET is not set"):

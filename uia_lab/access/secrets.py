@@ -58,6 +58,14 @@ class Secrets:
         return _from_keyring(name)
 
 
+def not_set(name: str) -> str:
+    """What to tell somebody whose secret was not found."""
+    return (
+        f"the key {name} is not set: put it into the environment, into a file that "
+        f"InferenceServiceConfig.api_key_files names, or into the keyring (service {KEYRING_SERVICE})"
+    )
+
+
 def _from_file(name: str, path: Path) -> Secret | None:
     try:
         if path.stat().st_mode & 0o077:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from uia_lab.access.endpoints import EndpointPolicy
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.http import HttpBackend
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
@@ -64,6 +64,7 @@ class BackendFactory:
             # Only at the provider's own host: elsewhere a key goes where somebody sent it by name.
             key = await self.first_key(provider)
         secret = await self._secret(key)
+        tasks: tuple[str, ...] = ()
         if provider is None:
             auth = {"Authorization": f"Bearer {secret.reveal()}"} if secret is not None else {}
             try:
@@ -72,7 +73,7 @@ class BackendFactory:
                 if description.dialect is None:
                     raise
                 found = Recognised(COMPATIBLE, endpoint)
-            provider, endpoint = found.provider, found.endpoint
+            provider, endpoint, tasks = found.provider, found.endpoint, found.tasks
         elif not urlsplit(endpoint).path:
             endpoint += urlsplit(provider.base_url).path if provider.base_url else provider.prefix
         dialect = description.dialect if description.dialect in UPSTREAM_DIALECTS else provider.dialect
@@ -83,7 +84,7 @@ class BackendFactory:
             name=description.name or description.id,
             endpoint=endpoint,
             dialect=dialect,
-            tasks=description.tasks or tuple(sorted(provider.tasks & carried)),
+            tasks=description.tasks or tasks or tuple(sorted(provider.tasks & carried)),
             api_key_env=key,
             max_concurrency=description.max_concurrency or provider.concurrency,
             options={**description.options, "provider": provider.name},
@@ -144,11 +145,7 @@ class BackendFactory:
             return None
         found = await self._found(name)
         if found is None:
-            raise Unauthenticated(
-                f"the key {name} is not set: put it into the environment, into "
-                "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)",
-                param="api_key_env",
-            )
+            raise Unauthenticated(not_set(name), param="api_key_env")
         return found
 
     async def _found(self, name: str) -> Secret | None:

@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from uia_lab.access.endpoints import is_loopback
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
 from uia_lab.dialects.json_body import encode
@@ -46,6 +46,9 @@ class HttpBackend:
         instance_id: Our own name, which is added to ``x-uia-via``.
         clock: Seconds, monotonic.
 
+    Attributes:
+        models_loaded: How many models the server has in memory, where it says so.
+
     Raises:
         BadRequest: The description has no endpoint.
     """
@@ -73,6 +76,7 @@ class HttpBackend:
         self._key: Secret | None = None
         self._open: set[aiohttp.ClientResponse] = set()
         self._models: list[str] = []
+        self.models_loaded: int | None = None
         self._found: Probe | None = None
         self._listed_at = 0.0
         options = description.options
@@ -118,8 +122,8 @@ class HttpBackend:
         """Asks for health and models, which costs nothing."""
         if self._key is None:
             await self._find_key()
-        if self._key is None and self.description.api_key_env:
-            return Probe(BackendStatus.UNHEALTHY, self._keyless())
+        if self._key is None and (name := self.description.api_key_env):
+            return Probe(BackendStatus.UNHEALTHY, not_set(name))
         listed = self._found
         fresh = self._clock() - self._listed_at < LISTING_S
         if self.external and fresh and listed is not None and listed.status is BackendStatus.HEALTHY:
@@ -148,10 +152,10 @@ class HttpBackend:
             request = replace(request, model=self._default_model())
         outgoing = self._adjusted(self.dialect.outgoing(request))
         reader = self.dialect.reader(request, outgoing)
-        if self._key is None and self.description.api_key_env:
+        if self._key is None and (name := self.description.api_key_env):
             await self._find_key()
             if self._key is None:
-                raise Unauthenticated(self._keyless())
+                raise Unauthenticated(not_set(name))
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
@@ -183,6 +187,9 @@ class HttpBackend:
         except InferenceError as error:
             error.message = self._without_key(error.message)
             error.args = (error.message,)
+            if isinstance(error, Unauthenticated):
+                # It may have been changed: the next call or probe looks it up anew.
+                self._key = None
             raise
         finally:
             if response is not None:
@@ -211,6 +218,12 @@ class HttpBackend:
             return Probe(BackendStatus.HEALTHY, "answers; it lists no models", frozenset(given))
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
+        if self.provider.loaded is not None:
+            status, body = await self._get(self.provider.loaded)
+            loaded = models_in(_json(body)) if status == 200 else []
+            self.models_loaded = len(loaded)
+            # A request that names no model goes to one that is in memory.
+            self._models.sort(key=lambda name: name not in loaded)
         if given:
             missing = [name for name in given if "*" not in name and name not in self._models]
             reason = f"does not list {', '.join(missing)}" if missing and self._models else "answers"
@@ -296,12 +309,6 @@ class HttpBackend:
         if found is not None and not (found.reveal().isascii() and found.reveal().isprintable()):
             raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
         self._key = found
-
-    def _keyless(self) -> str:
-        return (
-            f"the key {self.description.api_key_env} is not set: put it into the environment, into "
-            "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)"
-        )
 
     def _without_key(self, text: str) -> str:
         """A text of the endpoint's, which may repeat what it was sent."""

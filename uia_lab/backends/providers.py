@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from uia_lab.domain.errors import BadRequest, suggestion
-from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.domain.tasks import TEXT_CLASSIFICATION, TEXT_EMBEDDING, TEXT_GENERATION
 
 _BOTH = frozenset({TEXT_GENERATION, TEXT_EMBEDDING})
 _TEXT = frozenset({TEXT_GENERATION})
@@ -29,6 +29,7 @@ class Provider:
         concurrency: Requests at once where nobody says otherwise.
         health: Path that says for nothing whether it is well, if there is one.
         models: Path that lists its models for nothing.
+        loaded: Path that lists the models it has in memory, if there is one.
         prefix: Path of the base URL on a server of one's own.
         ports: Ports it listens at by default on a machine of one's own.
         headers: Sent with each call.
@@ -48,6 +49,7 @@ class Provider:
     concurrency: int = 32
     health: str | None = None
     models: str = "models"
+    loaded: str | None = None
     prefix: str = "/v1"
     ports: tuple[int, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -157,11 +159,13 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider(
             "ollama",
             "Ollama",
-            "openai",
+            "ollama",
             concurrency=4,
-            health="../api/version",
+            health="api/version",
+            models="api/tags",
+            loaded="api/ps",
+            prefix="",
             ports=(11434,),
-            fields=_ONE_LIMIT,
         ),
         Provider(
             "vllm",
@@ -206,11 +210,12 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider(
             "tei",
             "Text Embeddings Inference",
-            "openai",
-            tasks=frozenset({TEXT_EMBEDDING}),
+            "tei",
+            tasks=frozenset({TEXT_EMBEDDING, TEXT_CLASSIFICATION}),
             concurrency=64,
-            health="../health",
-            models="../info",
+            health="health",
+            models="info",
+            prefix="",
             ports=(8080, 3000),
             aliases=("hf_tei",),
         ),

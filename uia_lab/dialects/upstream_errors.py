@@ -101,7 +101,7 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
 def frame_error(data: bytes) -> InferenceError:
     """The typed error of a frame inside an answer that had begun with a good status."""
     facts = _Facts(data)
-    status = facts.status or 500
+    status = facts.status or (400 if _CONTEXT.search(facts.message) else 500)
     error = _kind(status, facts)(
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )
