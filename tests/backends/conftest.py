@@ -29,7 +29,7 @@ async def other():
 
 @pytest.fixture
 async def factory():
-    made = BackendFactory(Secrets({"MY_KEY": KEY}, {}), EndpointPolicy(), "uia-me")
+    made = BackendFactory(Secrets(environ={"MY_KEY": KEY}), EndpointPolicy(), "uia-me")
     yield made
     await made.close()
 

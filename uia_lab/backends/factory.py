@@ -146,7 +146,7 @@ class BackendFactory:
         if found is None:
             raise Unauthenticated(
                 f"the key {name} is not set: put it into the environment, into "
-                "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)",
+                "InferenceServiceConfig.api_key_files or into the keyring (service uia_lab)",
                 param="api_key_env",
             )
         return found
