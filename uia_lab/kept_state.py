@@ -9,6 +9,7 @@ from uia_lab.access.keys import KeyRing
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.kept_backends import KeptBackends
 from uia_lab.store.database import MEMORY, default_path
 from uia_lab.store.store import Store
 
@@ -20,7 +21,7 @@ STRATEGY = "strategy"
 
 
 class KeptState:
-    """Aliases, strategy, keys and the request log: restored at start, written when they change.
+    """Aliases, strategy, keys, backends and the request log: restored at start, written when they change.
 
     Without an open store everything is in force, and forgotten at the end.
 
@@ -28,13 +29,21 @@ class KeptState:
         config: Settings.
         manager: Where it is in force.
         keys: Who may come in.
+        backends: Those that people register by their address.
 
     Attributes:
         store: The store; None while it is not open.
     """
 
-    def __init__(self, config: InferenceServiceConfig, manager: BackendManager, keys: KeyRing) -> None:
+    def __init__(
+        self,
+        config: InferenceServiceConfig,
+        manager: BackendManager,
+        keys: KeyRing,
+        backends: KeptBackends,
+    ) -> None:
         self.store: Store | None = None
+        self._backends = backends
         self._config = config
         self._manager = manager
         self._keys = keys
@@ -60,7 +69,7 @@ class KeptState:
         try:
             await self._restore(store)
         except BaseException:
-            self._keys.table = None
+            self._keys.table = self._backends.table = None
             await store.close()
             raise
         self.store = store
@@ -82,7 +91,7 @@ class KeptState:
         await self._write_last_records(store)
         with contextlib.suppress(InferenceError):
             await self._keys.sync()
-        self._keys.table = None
+        self._keys.table = self._backends.table = None
         await store.close()
 
     async def set_alias(self, name: str, targets: Sequence[str]) -> None:
@@ -151,6 +160,7 @@ class KeptState:
                 log.warning("the strategy that was chosen last is not in force: %s", error)
         self._keys.table = store.keys
         await self._keys.sync()
+        await self._backends.restore(store.backends)
 
     def _end_requests(self, principal: str) -> None:
         for run in list(self._manager.running.values()):

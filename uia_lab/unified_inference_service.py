@@ -7,14 +7,18 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
 from uia_lab.backends.local import LocalBackend
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
 from uia_lab.inference_backend_manager import BackendManager, BackendType, get_backend_manager
+from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.store.request_log import RequestLog
 
@@ -51,6 +55,7 @@ class UnifiedInferenceService:
     Attributes:
         keys: Who may come in by a key.
         limits: What those who came in may take.
+        backends: Those that people register by their address.
         kept: What outlives it.
     """
 
@@ -66,7 +71,15 @@ class UnifiedInferenceService:
             self._default_model,
             self._manager.clock,
         )
-        self.kept = KeptState(self.config, self._manager, self.keys)
+        self.backends = KeptBackends(
+            self._manager,
+            BackendFactory(
+                Secrets(self.config.api_key_files),
+                EndpointPolicy(self.config.allowed_endpoint_hosts),
+                self._manager.instance_id,
+            ),
+        )
+        self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -150,6 +163,7 @@ class UnifiedInferenceService:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
         await self._within(self._manager.aclose(), "the manager")
+        await self._within(self.backends.close(), "the connections to backends")
         # The last one: those that the manager has just cancelled are to be in the log.
         await self._within(self.kept.close(), "the store")
 

@@ -9,7 +9,7 @@ from uia_lab.access.principals import ADMIN, INFER, READ
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.times import moment
 from uia_lab.domain.backends import BackendType, member
-from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.keys import Limits
 from uia_lab.doors.base import Door
 
@@ -33,10 +33,8 @@ class KeysDoor(Door):
     async def post(self) -> None:
         """Makes a key; this answer is the only time it is shown."""
         values = self.json_body()
-        for field in values:
-            if field not in _FIELDS:
-                raise BadRequest(f"{field} is unknown.{suggestion(field, _FIELDS)}", param=field)
         fields = Fields(values)
+        fields.only(_FIELDS)
         name = fields.text("name", 64)
         if name is None:
             raise BadRequest("name is missing", param="name")
