@@ -51,11 +51,14 @@ class Secrets:
 
     def find(self, name: str) -> Secret | None:
         """The secret of that name, or None. Files and keyrings may take a while: not on an event loop."""
+        return self.given(name) or _from_keyring(name)
+
+    def given(self, name: str) -> Secret | None:
+        """The secret of that name out of files and environment; no keyring is opened for it."""
         if name in self._files:
             return _from_file(name, Path(self._files[name]).expanduser())
-        if value := self._environ.get(name, "").strip():
-            return Secret(value)
-        return _from_keyring(name)
+        value = self._environ.get(name, "").strip()
+        return Secret(value) if value else None
 
 
 def not_set(name: str) -> str:

@@ -31,7 +31,6 @@ class Provider:
         models: Path that lists its models for nothing.
         loaded: Path that lists the models it has in memory, if there is one.
         prefix: Path of the base URL on a server of one's own.
-        ports: Ports it listens at by default on a machine of one's own.
         headers: Sent with each call.
         fields: Fields of a body under other names, or dropped where the name is None.
         aliases: Other names it is called by.
@@ -51,7 +50,6 @@ class Provider:
     models: str = "models"
     loaded: str | None = None
     prefix: str = "/v1"
-    ports: tuple[int, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str | None] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -165,7 +163,6 @@ PROVIDERS: Mapping[str, Provider] = {
             models="api/tags",
             loaded="api/ps",
             prefix="",
-            ports=(11434,),
         ),
         Provider(
             "vllm",
@@ -173,7 +170,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai",
             concurrency=64,
             health="../health",
-            ports=(8000,),
             aliases=("vllm_api",),
         ),
         Provider(
@@ -182,7 +178,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai",
             concurrency=4,
             health="../health",
-            ports=(8080,),
             aliases=("llama_cpp", "llama-server"),
             verified=True,
         ),
@@ -191,7 +186,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "LM Studio",
             "openai",
             concurrency=4,
-            ports=(1234,),
             fields=_ONE_LIMIT,
             aliases=("lm_studio",),
         ),
@@ -203,7 +197,6 @@ PROVIDERS: Mapping[str, Provider] = {
             concurrency=64,
             health="../health",
             models="../info",
-            ports=(3000, 8080),
             fields=_ONE_LIMIT,
             aliases=("hf_tgi",),
         ),
@@ -216,7 +209,6 @@ PROVIDERS: Mapping[str, Provider] = {
             health="health",
             models="info",
             prefix="",
-            ports=(8080, 3000),
             aliases=("hf_tei",),
         ),
         Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",)),

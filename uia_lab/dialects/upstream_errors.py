@@ -77,7 +77,7 @@ _KEY = re.compile(
 )
 _MODEL = re.compile(r"\bmodels?\b", re.IGNORECASE)
 # Another backend may have the model, more context, or an account in good standing.
-_ELSEWHERE = (ContextTooLong, ModelNotFound, Unauthenticated, NotAllowed)
+_ELSEWHERE = (ContextTooLong, LoopDetected, ModelNotFound, Unauthenticated, NotAllowed)
 
 
 def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
