@@ -104,7 +104,7 @@ class HttpTransport:
                 if 300 <= response.status < 400:
                     target = urlsplit(response.headers.get("Location", ""))
                     raise NotConnected(
-                        f"{self.where} redirects to {target.netloc or 'itself'}{target.path}, and no token is "
+                        f"{self.where} redirects to {target.netloc or 'itself'}{target.path}; no token is "
                         "taken there. Give the final address to uia_lab.connect(url, token); if that is a "
                         "login page, give a token too."
                     )
