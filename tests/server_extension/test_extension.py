@@ -353,6 +353,7 @@ async def test_a_scoped_key_opens_what_it_is_for_and_nothing_of_jupyters(jupyter
             assert response.status != 302 or "login" in response.headers["Location"]
     async with session.delete(f"{jupyter.doors}keys/{made['id']}", headers=with_token()) as response:
         assert response.status == 200
+    session.cookie_jar.clear()
     async with session.post(jupyter.doors + "v1/chat/completions", json=HELLO, headers=key) as response:
         assert response.status == 401
 
