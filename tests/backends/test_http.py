@@ -56,6 +56,31 @@ async def test_one_connection_serves_request_after_request(api, build):
     assert len(ports) == 1
 
 
+async def test_a_connection_that_was_closed_while_idle_fails_nobody(api, build):
+    """The server closes as the next call goes out: never taken up, it goes out once more."""
+    calls = []
+
+    async def answer(request, response):
+        calls.append(request.transport)
+        for piece in words("a"):
+            await response.write(piece)
+
+    api.answers[CHAT] = (200, answer)
+    backend = await build(api)
+    for _ in range(3):
+        assert (await events(backend, chat()))[-1].result == "a"
+        # Closed, and nobody here has had a turn of the loop to notice.
+        calls[-1].close()
+    assert len(calls) == 3
+    # A fresh connection that breaks is a failure, and is not tried again.
+    api.drops = True
+    calls.clear()
+    fresh = await build(api, endpoint=f"http://localhost:{api.port}/v1")
+    with pytest.raises(BackendFailed, match="connection broke"):
+        await events(fresh, chat())
+    assert sum(asked.path == CHAT[1] for asked in api.asked) == 4
+
+
 async def test_azure_headers_query_and_fields(api, build, factory):
     api.answers["POST", "/openai/v1/chat/completions"] = (200, words("a"))
     options = {

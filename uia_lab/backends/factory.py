@@ -105,7 +105,7 @@ class BackendFactory:
             msgspec.structs.replace(description, endpoint=endpoint),
             provider,
             upstream_dialect(dialect),
-            self.session.get,
+            self.session,
             self.secrets,
             self.instance_id,
         )

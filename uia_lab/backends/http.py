@@ -11,6 +11,7 @@ import msgspec
 
 from uia_lab.access.endpoints import is_loopback
 from uia_lab.access.secrets import Secret, Secrets, not_set
+from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
 from uia_lab.dialects.json_body import encode
@@ -41,7 +42,7 @@ class HttpBackend:
         description: What it was registered as, with endpoint and dialect.
         provider: Who it is, for paths, headers and names of fields.
         dialect: The dialect it speaks.
-        session: Gives the shared client session.
+        session: The shared client session.
         secrets: Where its key is found by the name in the description.
         instance_id: Our own name, which is added to ``x-uia-via``.
         clock: Seconds, monotonic.
@@ -58,7 +59,7 @@ class HttpBackend:
         description: BackendDescription,
         provider: Provider,
         dialect: UpstreamDialect,
-        session: "Callable[[], aiohttp.ClientSession]",
+        session: SharedSession,
         secrets: Secrets,
         instance_id: str,
         clock: Callable[[], float] = time.monotonic,
@@ -159,12 +160,11 @@ class HttpBackend:
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._session().post(
+            response = await self._session.post(
                 self._url(outgoing.path),
                 data=encode(outgoing.body),
                 params=self._query,
                 headers=self._sent(outgoing, request),
-                allow_redirects=False,
             )
             self._open.add(response)
             if response.status >= 300:
@@ -236,7 +236,7 @@ class HttpBackend:
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a small answer; a redirect is an error here too."""
-        async with self._session().get(
+        async with self._session.get().get(
             self._url(path),
             params=self._query,
             headers={**self._headers, **self._authorization()},
