@@ -8,8 +8,8 @@ import msgspec
 from uia_lab.dialects.json_body import encode
 from uia_lab.dialects.ndjson import LineReader
 from uia_lab.dialects.ollama_request import arguments_of, messages_of
-from uia_lab.dialects.openai_embeddings_upstream import count_of, embedded
-from uia_lab.dialects.upstream import Outgoing, Reader
+from uia_lab.dialects.openai_embeddings_upstream import embedded
+from uia_lab.dialects.upstream import Outgoing, Reader, count_of
 from uia_lab.dialects.upstream_errors import frame_error, upstream_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
 from uia_lab.domain.errors import BackendFailed, InferenceError, Unsupported
