@@ -157,6 +157,7 @@ async def test_providers_are_known_by_their_hosts_without_asking():
         ({"options": {"headers": {"Authorization": KEY}}}, "options.headers"),
         ({"options": {"query": {"a": 1}}}, "options.query"),
         ({"options": {"body": 3}}, "options.body"),
+        ({"options": {"query": {"Key": KEY}}}, "options.query"),
         ({"options": {"provider": "nobody"}}, "options.provider"),
     ],
 )
@@ -191,4 +192,4 @@ def test_every_provider_can_be_named():
     variables = [provider.base_url_variable for provider in PROVIDERS.values()]
     assert "OPENAI_BASE_URL" in variables
     assert len(set(variables)) == len(variables)
-    assert [name for name, provider in PROVIDERS.items() if provider.verified] == ["llamacpp"]
+    assert [name for name, provider in PROVIDERS.items() if provider.verified] == ["llamacpp", "compatible"]

@@ -8,8 +8,12 @@ import logging
 import pytest
 
 from tests.backends.conftest import KEY, chat, events
-from tests.upstreams.scripted_api import sse, words
+from tests.upstreams.scripted_api import ScriptedApi, sse, words
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
 from uia_lab.domain.backends import Backend, BackendStatus
+from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import (
     BackendFailed,
     BadRequest,
@@ -147,6 +151,52 @@ async def test_stopping_ends_running_answers_with_an_error(api, build):
     await backend.stop()
     with pytest.raises(BackendFailed, match="connection broke"):
         await rest
+
+
+async def test_stopping_ends_the_wait_for_an_answer_too(api, build):
+    came = asyncio.Event()
+
+    async def silent(request, response):
+        await api.hold()
+
+    async def slow_headers(request):
+        came.set()
+        await api.hold()
+
+    api.answers[CHAT] = (200, silent)
+    api.before = slow_headers
+    backend = await build(api)
+    task = asyncio.create_task(events(backend, chat()))
+    await asyncio.wait_for(came.wait(), 10)
+    await backend.stop()
+    with pytest.raises(BackendFailed, match="was stopped"):
+        await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(api.left.wait(), 10)
+
+
+@pytest.mark.parametrize("where", ["http://[", "http://u:secret@h:99999/", "//"])
+async def test_a_redirect_to_nowhere(api, build, where):
+    api.answers[CHAT] = (302, b"", {"Location": where})
+    backend = await build(api)
+    with pytest.raises(BackendFailed, match="not followed") as caught:
+        await events(backend, chat())
+    assert "secret" not in caught.value.message
+
+
+def test_a_factory_survives_the_loop_it_began_on():
+    factory = BackendFactory(Secrets(environ={}), EndpointPolicy(), "uia-me")
+
+    async def ask():
+        async with ScriptedApi() as api:
+            api.answers[CHAT] = (200, words("a"))
+            backend = factory.build(BackendDescription(id="x", type="api", endpoint=f"{api.url}/v1"))
+            return (await events(backend, chat()))[-1].result
+
+    async def close():
+        await factory.close()
+
+    assert [asyncio.run(ask()), asyncio.run(ask())] == ["a", "a"]
+    asyncio.run(close())
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

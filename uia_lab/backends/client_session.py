@@ -41,18 +41,19 @@ class SharedSession:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def get(self) -> "aiohttp.ClientSession":
-        """The session; a new one where the loop of the last one has ended."""
+    async def get(self) -> "aiohttp.ClientSession":
+        """The session; a new one where the last one belongs to another loop."""
         here = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not here:
-            self._session, self._loop = self._open(), here
+            last, self._session = self._session, self._open()
+            loop, self._loop = self._loop, here
+            await _close(last, loop)
         return self._session
 
     async def close(self) -> None:
         """Closes the session and every connection; it opens again at the next use."""
         session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
+        await _close(session, self._loop)
 
     async def post(self, url: str, **options: Any) -> "aiohttp.ClientResponse":
         """Posts and gives the response once its headers are there; redirects are not followed.
@@ -66,7 +67,7 @@ class SharedSession:
         """
         import aiohttp
 
-        session = self.get()
+        session = await self.get()
         for left in reversed(range(MOST_STALE)):
             use, began = _Use(), time.monotonic()
             try:
@@ -92,6 +93,16 @@ class SharedSession:
             # Compressed bodies are neither bounded nor streamed well.
             headers={"Accept-Encoding": "identity"},
         )
+
+
+async def _close(session: "aiohttp.ClientSession | None", loop: asyncio.AbstractEventLoop | None) -> None:
+    """Closes a session on the loop it belongs to; where that has ended, its sockets ended with it."""
+    if session is None or loop is None:
+        return
+    if loop is asyncio.get_running_loop() or loop.is_closed():
+        await session.close()
+    else:
+        asyncio.run_coroutine_threadsafe(session.close(), loop)
 
 
 def _trace() -> "aiohttp.TraceConfig":

@@ -22,6 +22,7 @@ _OPTIONS = ("provider", "headers", "query", "body")
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key"}
 )
+_SECRET_QUERY = frozenset({"access_token", "api-key", "api_key", "apikey", "key", "token"})
 
 
 class BackendFactory:
@@ -68,7 +69,7 @@ class BackendFactory:
         if provider is None:
             auth = {"Authorization": f"Bearer {secret.reveal()}"} if secret is not None else {}
             try:
-                found = await recognise(self.session.get(), endpoint, auth)
+                found = await recognise(await self.session.get(), endpoint, auth)
             except BackendFailed:
                 if description.dialect is None:
                     raise
@@ -177,6 +178,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise BadRequest(f"options.{name} must be an object", param=f"options.{name}")
         if name in ("headers", "query") and not all(isinstance(item, str) for item in value.values()):
             raise BadRequest(f"options.{name} must be an object of strings", param=f"options.{name}")
+        if name == "query" and (secret := _SECRET_QUERY & {item.lower() for item in value}):
+            raise BadRequest(
+                f"options.query must not hold {', '.join(sorted(secret))}: addresses end up in logs; "
+                "put the key into an environment variable and name that in api_key_env",
+                param="options.query",
+            )
         if name == "headers" and (secret := _SECRET_HEADERS & {header.lower() for header in value}):
             raise BadRequest(
                 f"options.headers must not hold {', '.join(sorted(secret))}: it would be kept as it is; "

@@ -76,6 +76,7 @@ class HttpBackend:
         self._clock = clock
         self._key: Secret | None = None
         self._open: set[aiohttp.ClientResponse] = set()
+        self._asking: set[asyncio.Task[aiohttp.ClientResponse]] = set()
         self._models: list[str] = []
         self.models_loaded: int | None = None
         self._found: Probe | None = None
@@ -116,6 +117,8 @@ class HttpBackend:
 
     async def stop(self) -> None:
         """Closes the connections of running answers, which end with an error."""
+        for asking in list(self._asking):
+            asking.cancel()
         for response in list(self._open):
             response.close()
 
@@ -160,12 +163,7 @@ class HttpBackend:
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._session.post(
-                self._url(outgoing.path),
-                data=encode(outgoing.body),
-                params=self._query,
-                headers=self._sent(outgoing, request),
-            )
+            response = await self._post(outgoing, request)
             self._open.add(response)
             if response.status >= 300:
                 raise await self._refusal(response)
@@ -196,6 +194,30 @@ class HttpBackend:
                 self._open.discard(response)
                 # Closed by force, unless it was read to its end: whoever left must not be computed for.
                 response.close()
+
+    async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
+        """The response once its headers are there; :meth:`stop` ends the wait for them."""
+        asking = asyncio.create_task(
+            self._session.post(
+                self._url(outgoing.path),
+                data=encode(outgoing.body),
+                params=self._query,
+                headers=self._sent(outgoing, request),
+            )
+        )
+        self._asking.add(asking)
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if asking.cancelled() and not (here is not None and here.cancelling()):
+                raise BackendFailed("was stopped while it answered") from None
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                # The headers came in the very moment the caller left.
+                asking.result().close()
+            raise
+        finally:
+            self._asking.discard(asking)
 
     async def _look(self) -> Probe:
         if self.provider.health is not None:
@@ -229,14 +251,17 @@ class HttpBackend:
             reason = f"does not list {', '.join(missing)}" if missing and self._models else "answers"
             return Probe(BackendStatus.HEALTHY, reason, frozenset(given))
         if not self._models:
-            return Probe(BackendStatus.UNHEALTHY, "answers, but has no models")
+            return Probe(
+                BackendStatus.UNHEALTHY, "answers, but lists no models; name them in models if it has some"
+            )
         count = len(self._models)
         reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
         return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a small answer; a redirect is an error here too."""
-        async with self._session.get().get(
+        session = await self._session.get()
+        async with session.get(
             self._url(path),
             params=self._query,
             headers={**self._headers, **self._authorization()},
@@ -254,11 +279,15 @@ class HttpBackend:
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
         # Not followed: the key was given for this host and no other.
-        target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
-        where = f"{target.scheme}://{target.hostname or '?'}{f':{target.port}' if target.port else ''}"
+        try:
+            target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
+            port = f":{target.port}" if target.port else ""
+            where = f"{target.scheme}://{target.hostname or '?'}{port}{target.path[:200]}"
+        except ValueError:
+            where = "what is no address"
         return BackendFailed(
-            f"redirects to {where}{target.path[:200]} ({response.status}), which is not followed; "
-            "register that address if it is the right one"
+            f"redirects to {where} ({response.status}), which is not followed; register that address if it "
+            "is the right one"
         )
 
     def _url(self, path: str) -> str:

@@ -211,7 +211,8 @@ PROVIDERS: Mapping[str, Provider] = {
             prefix="",
             aliases=("hf_tei",),
         ),
-        Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",)),
+        # Ran against the server of transformers.
+        Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",), verified=True),
     )
 }
 
