@@ -36,7 +36,8 @@ def run_cells(cells, **server):
     outside = {name: value for name, value in os.environ.items() if not name.startswith("UIA_LAB_")}
     done = subprocess.run(
         [sys.executable, "-c", script],
-        input=json.dumps(cells), capture_output=True, text=True, timeout=100, env=outside | server, check=False,
+        input=json.dumps(cells), capture_output=True, text=True, timeout=100, check=False,
+        env=outside | server,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
