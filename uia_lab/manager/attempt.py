@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import msgspec
+
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, DeadlineExceeded, InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
@@ -96,9 +98,7 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
                 ending = "ok"
                 # The lease goes back before the caller sees the end: the next request may follow at once.
                 _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
-                yield Finished(
-                    event.result, usage, event.finish_reason, tuple(run.attempts), event.finish_reasons
-                )
+                yield msgspec.structs.replace(event, usage=usage, attempts=tuple(run.attempts))
                 return
     except InferenceError as caught:
         error = caught
