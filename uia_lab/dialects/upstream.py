@@ -16,7 +16,7 @@ class Outgoing:
 
     Args:
         path: Below the base URL, without a slash in front.
-        body: What is sent as JSON; with ``files`` the fields of a multipart form, each a string or a list of them.
+        body: What is sent as JSON; with ``files`` the fields of a multipart form, each a string or a list.
         stream: Whether the answer was asked for as a stream.
         headers: Beside those of authentication.
         files: Files of a multipart form, by the name of their field.

@@ -20,8 +20,8 @@ class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
 
     Args:
         text: What is shown.
-        signature: ``dialect:seal``, the seal by which the provider of that dialect knows its own reasoning when
-            a later turn gives it back; comes with the last piece of a block of reasoning and ends it.
+        signature: ``dialect:seal``, the seal by which the provider of that dialect knows its own reasoning
+            when a later turn gives it back; comes with the last piece of a block of reasoning and ends it.
     """
 
     text: str

@@ -1,6 +1,7 @@
 """The one table of doors; both mounts are made from it."""
 
 from uia_lab.doors.aliases import AliasDoor, AliasesDoor
+from uia_lab.doors.anthropic import MessagesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
@@ -18,6 +19,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/chat/completions", ChatDoor),
         (r"/v1/completions", CompletionsDoor),
         (r"/v1/embeddings", EmbeddingsDoor),
+        (r"/v1/messages", MessagesDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
         (r"/status", StatusDoor),

@@ -4,9 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from uia_lab.domain.backends import BackendStatus, BackendType
-from uia_lab.domain.errors import BadRequest, InferenceError, ModelNotFound, NoBackendAvailable, suggestion
+from uia_lab.domain.errors import (
+    BadRequest,
+    InferenceError,
+    ModelNotFound,
+    NoBackendAvailable,
+    Unsupported,
+    suggestion,
+)
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.aliases import Aliases, Target
+from uia_lab.routing.features import NAMES, needed_features
 from uia_lab.routing.registry import Registered, Registry
 
 CACHE_SIZE = 256
@@ -17,7 +25,8 @@ REASONS = 10
 class Demand:
     """What a request needs of a backend, and nothing else of it: the key of the cache.
 
-    ``digest`` is that of the weights an answer began with, where it is to go on elsewhere.
+    ``digest`` is that of the weights an answer began with, where it is to go on elsewhere; ``features`` are
+    those of :mod:`uia_lab.routing.features`.
     """
 
     task: str
@@ -26,6 +35,7 @@ class Demand:
     preferred_types: tuple[BackendType, ...]
     required_protocols: frozenset[str]
     digest: str | None = None
+    features: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +84,18 @@ class Eligibility:
     def demand(self, request: InferenceRequest) -> Demand:
         """What the request needs; a request that names nothing gets the default local model.
 
-        The default applies only where a backend serves it by name: a manager that has none of the
-        local models takes whoever does the task.
+        The default applies only where a backend serves it by name and can do what is asked: a manager that
+        has none of the local models, or only such as have no tools, takes whoever does the task.
         """
         hints = request.routing
         model = request.model
+        features = needed_features(request)
         if model is None and hints.backend_id is None and not hints.preferred_types:
             default = self.default_models.get(request.task)
-            if default is not None and any(default in entry.models for entry in self._registry):
+            if default is not None and any(
+                default in entry.models and features <= entry.capabilities.features
+                for entry in self._registry
+            ):
                 model = default
         return Demand(
             request.task,
@@ -90,6 +104,7 @@ class Eligibility:
             hints.preferred_types,
             hints.required_protocols,
             request.resumed.digest if request.resumed is not None else None,
+            features,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -145,6 +160,8 @@ class Eligibility:
             capabilities.resume and capabilities.model_digest.get(demand.model or "") == demand.digest
         ):
             return "resume: cannot continue what others began, or has other weights"
+        if missing := demand.features - capabilities.features:
+            return f"features: has no {', '.join(sorted(missing))}"
         if entry.external and target is None and not self._external_allowed(entry, demand):
             return "external: not named" if self.external_policy == "named" else "external: never allowed"
         if entry.external and self.external_policy == "never":
@@ -182,6 +199,8 @@ class Eligibility:
                 return BadRequest(
                     f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
+        if (unsupported := self._unsupported(demand, entries)) is not None:
+            return unsupported
         reasons = "; ".join(
             f"{entry.backend_id}: {self.why_not(entry, demand) or 'tried already'}"
             for entry in entries[:REASONS]
@@ -191,6 +210,22 @@ class Eligibility:
             f"no backend can serve {demand.task}"
             + (f" with model {model!r}" if model else "")
             + f" now ({reasons + more or 'none is registered'})"
+        )
+
+    def _unsupported(self, demand: Demand, entries: list[Registered]) -> Unsupported | None:
+        """The error where nobody lacks anything but a feature, drained or not."""
+        links = self.links(demand)
+        without = [(replace(link, features=frozenset()), target) for link, target in links]
+        near = [entry for entry in entries if any(self.unfit(entry, *link) is None for link in without)]
+        if not near or any(self.unfit(entry, *link) is None for entry in near for link in links):
+            return None
+        # What the one that comes closest is missing.
+        missing = min((demand.features - entry.capabilities.features for entry in near), key=len)
+        names = sorted({NAMES[feature] for feature in missing})
+        return Unsupported(
+            f"{' and '.join(names)}: nobody who serves {demand.model or demand.task} here has "
+            f"{', '.join(sorted(missing))} ({', '.join(entry.backend_id for entry in near[:REASONS])})",
+            param=names[0],
         )
 
     def _external_allowed(self, entry: Registered, demand: Demand) -> bool:
