@@ -9,6 +9,7 @@ from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
+from uia_lab.doors.responses import ResponsesDoor
 from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
@@ -19,6 +20,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/chat/completions", ChatDoor),
         (r"/v1/completions", CompletionsDoor),
         (r"/v1/embeddings", EmbeddingsDoor),
+        (r"/v1/responses", ResponsesDoor),
         (r"/v1/messages", MessagesDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
