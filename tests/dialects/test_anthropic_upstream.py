@@ -410,3 +410,11 @@ def test_a_tool_call_that_was_cut_off_is_kept():
     message = answers.whole(call, "req-1", answer)
     assert message["content"][0]["input"] == {"INVALID_JSON": '{"a": '}
     assert message["stop_reason"] == "max_tokens"
+
+
+def test_a_backend_that_goes_back_to_an_ended_call_has_failed():
+    stream = answers.Stream(calls.parse(json.dumps(CALL).encode()), "req-1", "b")
+    for index in (0, 1):
+        stream.render(Chunk(index, ToolCall(index, f"c{index}", "look", "{")))
+    with pytest.raises(errors.BackendFailed, match="tool call"):
+        stream.render(Chunk(2, ToolCall(0, arguments="}")))

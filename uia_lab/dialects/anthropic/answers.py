@@ -8,6 +8,7 @@ from uia_lab.dialects.answer import Answer, as_text
 from uia_lab.dialects.anthropic import NAME
 from uia_lab.dialects.anthropic.blocks import arguments_object
 from uia_lab.dialects.openai_call import Call
+from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Delta, Event, Finished, Reasoning, Text, ToolCall, Usage
 
 PING = sse.event({"type": "ping"}, "ping")
@@ -87,7 +88,8 @@ class Stream:
         }
         self._begun = False
         self._blocks = 0
-        self._open: dict[str, int] = {}
+        self._calls = 0
+        self._kind = ""
 
     def render(self, event: Event) -> bytes:
         """The bytes of one event; none for events the dialect does not show."""
@@ -121,52 +123,49 @@ class Stream:
             yield from self._reasoning(delta)
         else:
             text = delta.text if isinstance(delta, Text) else as_text(delta.value)
-            yield from self._block("text", {"type": "text", "text": ""})
-            yield self._piece("text", {"type": "text_delta", "text": text})
+            if self._kind != "text":
+                yield from self._start("text", {"type": "text", "text": ""})
+            yield self._piece({"type": "text_delta", "text": text})
 
     def _tool(self, delta: ToolCall) -> Iterator[dict[str, Any]]:
-        key = f"tool {delta.index}"
-        if key not in self._open:
-            # Several calls may grow at once; a block of another kind ends them all.
-            if not any(name.startswith("tool") for name in self._open):
-                yield from self._close()
+        kind = f"tool {delta.index}"
+        if self._kind != kind:
+            if delta.index < self._calls:
+                # Clients take a call as whole once the next block begins.
+                raise BackendFailed("the backend went on with a tool call after it had begun another block")
+            self._calls = delta.index + 1
             call_id = delta.id or f"toolu_{self.head['id'][4:]}_{delta.index}"
             block = {"type": "tool_use", "id": call_id, "name": delta.name or "", "input": {}}
-            yield self._start(key, block)
+            yield from self._start(kind, block)
         if delta.arguments:
-            yield self._piece(key, {"type": "input_json_delta", "partial_json": delta.arguments})
+            yield self._piece({"type": "input_json_delta", "partial_json": delta.arguments})
 
     def _reasoning(self, delta: Reasoning) -> Iterator[dict[str, Any]]:
         seal = delta.signature or ""
         if seal.startswith(_REDACTED):
-            yield from self._close()
-            yield self._start("redacted", {"type": "redacted_thinking", "data": seal[len(_REDACTED) :]})
+            yield from self._start("redacted", {"type": "redacted_thinking", "data": seal[len(_REDACTED) :]})
             yield from self._close()
             return
         own = seal[len(_SEAL) :] if seal.startswith(_SEAL) else ""
-        if delta.text or own:
-            yield from self._block("thinking", {"type": "thinking", "thinking": "", "signature": ""})
+        if self._kind != "thinking" and (delta.text or own):
+            yield from self._start("thinking", {"type": "thinking", "thinking": "", "signature": ""})
         if delta.text:
-            yield self._piece("thinking", {"type": "thinking_delta", "thinking": delta.text})
+            yield self._piece({"type": "thinking_delta", "thinking": delta.text})
         if own:
-            yield self._piece("thinking", {"type": "signature_delta", "signature": own})
+            yield self._piece({"type": "signature_delta", "signature": own})
         if seal:
             yield from self._close()
 
-    def _block(self, key: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        if key not in self._open:
-            yield from self._close()
-            yield self._start(key, block)
-
-    def _start(self, key: str, block: dict[str, Any]) -> dict[str, Any]:
-        self._open[key] = self._blocks
+    def _start(self, kind: str, block: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield from self._close()
+        self._kind = kind
         self._blocks += 1
-        return {"type": "content_block_start", "index": self._open[key], "content_block": block}
+        yield {"type": "content_block_start", "index": self._blocks - 1, "content_block": block}
 
-    def _piece(self, key: str, delta: dict[str, Any]) -> dict[str, Any]:
-        return {"type": "content_block_delta", "index": self._open[key], "delta": delta}
+    def _piece(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self._blocks - 1, "delta": delta}
 
     def _close(self) -> Iterator[dict[str, Any]]:
-        for index in self._open.values():
-            yield {"type": "content_block_stop", "index": index}
-        self._open.clear()
+        if self._kind:
+            self._kind = ""
+            yield {"type": "content_block_stop", "index": self._blocks - 1}

@@ -9,6 +9,7 @@ from uia_lab.dialects.answer import Answer, as_text, logprob_entries
 from uia_lab.dialects.openai_call import Call
 from uia_lab.dialects.responses import NAME
 from uia_lab.dialects.responses.output import Item, Message, Reasoned, Step, Used
+from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, ToolCall, Usage
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -77,7 +78,9 @@ class Stream:
         }
         self._sequence = 0
         self._count = 0
-        self._open: dict[str, Item] = {}
+        self._calls = 0
+        self._kind = ""
+        self._item: Item | None = None
 
     def render(self, event: Event) -> bytes:
         """The bytes of one event; none for events the dialect does not show."""
@@ -139,47 +142,50 @@ class Stream:
             yield from self._text(text, logprob_entries(chunk.logprobs))
 
     def _text(self, text: str, logprobs: list[Any]) -> Iterator[Step]:
-        if "message" not in self._open:
-            yield from self._close()
+        if self._kind != "message":
             yield from self._start("message", Message(self._name("msg"), self._count))
-        yield from self._open["message"].add(text, logprobs)
+        yield from self._grow(text, logprobs)
 
     def _reasoning(self, delta: Reasoning) -> Iterator[Step]:
         seal = delta.signature
         own = seal[len(_SEAL) :] if seal is not None and seal.startswith(_SEAL) else None
-        if "reasoning" not in self._open and (delta.text or own):
-            yield from self._close()
+        if self._kind != "reasoning" and (delta.text or own):
             yield from self._start("reasoning", Reasoned(self._name("rs"), self._count))
         if delta.text:
-            yield from self._open["reasoning"].add(delta.text)
-        if own:
-            self._open["reasoning"].item["encrypted_content"] = own
+            yield from self._grow(delta.text)
+        if own and self._item is not None:
+            self._item.item["encrypted_content"] = own
         if seal is not None:
             yield from self._close()
 
     def _tool(self, delta: ToolCall) -> Iterator[Step]:
-        key = f"tool {delta.index}"
-        if key not in self._open:
-            # Several calls may grow at once; an item of another kind ends them all.
-            if not any(name.startswith("tool") for name in self._open):
-                yield from self._close()
+        kind = f"tool {delta.index}"
+        if self._kind != kind:
+            if delta.index < self._calls:
+                # Clients take a call as whole once the next item begins.
+                raise BackendFailed("the backend went on with a tool call after it had begun another item")
+            self._calls = delta.index + 1
             call_id = delta.id or f"call_{self.response['id'][5:]}_{delta.index}"
             name = delta.name or ""
-            item = Used(self._name("fc"), self._count, call_id, name, self._known.get(name))
-            yield from self._start(key, item)
+            used = Used(self._name("fc"), self._count, call_id, name, self._known.get(name))
+            yield from self._start(kind, used)
         if delta.arguments:
-            yield from self._open[key].add(delta.arguments)
+            yield from self._grow(delta.arguments)
 
     def _name(self, kind: str) -> str:
         return f"{kind}_{self.response['id'][5:]}_{self._count}"
 
-    def _start(self, key: str, item: Item) -> Iterator[Step]:
-        self._open[key] = item
+    def _start(self, kind: str, item: Item) -> Iterator[Step]:
+        yield from self._close()
+        self._kind, self._item = kind, item
         self._count += 1
         self.response["output"].append(item.item)
         yield from item.begin()
 
+    def _grow(self, text: str, logprobs: list[Any] | None = None) -> Iterator[Step]:
+        return iter(()) if self._item is None else self._item.add(text, logprobs)
+
     def _close(self) -> Iterator[Step]:
-        for item in self._open.values():
+        item, self._kind, self._item = self._item, "", None
+        if item is not None:
             yield from item.end()
-        self._open.clear()
