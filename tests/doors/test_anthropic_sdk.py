@@ -227,3 +227,14 @@ async def test_closing_a_stream_frees_its_backend(house, client):
     await stream.close()
     await house.until_idle(10.0)
     assert house.manager.get_backend_status_report()["total_cancelled"] == 1
+
+
+async def test_models(client, house):
+    house.manager.set_alias("best", ["echo"])
+    names = [model.id async for model in client.models.list()]
+    assert {"echo", "org/vectors", "best"} <= set(names)
+    model = await client.models.retrieve("echo")
+    assert (model.display_name, model.type, model.created_at.tzinfo is not None) == ("echo", "model", True)
+    with pytest.raises(anthropic.NotFoundError) as missing:
+        await client.models.retrieve("gpt-9")
+    assert missing.value.body["error"]["type"] == "not_found_error"
