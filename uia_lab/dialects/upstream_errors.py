@@ -83,6 +83,13 @@ def typed_error(
     return kind(f"answered {status}: {text}", param=field, retry_after=retry_after(headers))
 
 
+def openai_error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+    """The typed error of an answer with a status of 400 or more, in OpenAI's envelope."""
+    told = object_or_empty(body).get("error")
+    error = told if isinstance(told, dict) else {"message": told}
+    return typed_error(status, error.get("message"), headers, error.get("code"), error.get("param"))
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from ``retry-after-ms`` or ``retry-after`` (seconds or a date), if they say."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):

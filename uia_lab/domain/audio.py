@@ -6,7 +6,7 @@ import hashlib
 class Audio:
     """The inputs of the task ``audio-transcription``.
 
-    Its text and its place in logs are a summary: recordings are large, and log lines are not.
+    Its text, and so its place in logs, is a summary: recordings are large, and log lines are not.
 
     Args:
         data: The file's bytes.
@@ -14,13 +14,17 @@ class Audio:
         content_type: Its media type.
     """
 
-    __slots__ = ("content_type", "data", "filename")
+    __slots__ = ("_summary", "content_type", "data", "filename")
 
     def __init__(self, data: bytes, filename: str, content_type: str = "application/octet-stream") -> None:
         self.data = data
         self.filename = filename
         self.content_type = content_type
+        self._summary: str | None = None
 
     def __repr__(self) -> str:
-        digest = hashlib.sha256(self.data).hexdigest()
-        return f"Audio({self.filename!r}, {self.content_type}, {len(self.data)} bytes, sha256 {digest})"
+        if self._summary is None:
+            digest = hashlib.sha256(self.data).hexdigest()
+            what = f"{self.filename!r}, {self.content_type}, {len(self.data)} bytes, sha256 {digest}"
+            self._summary = f"Audio({what})"
+        return self._summary

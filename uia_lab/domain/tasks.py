@@ -4,6 +4,8 @@ from uia_lab.domain.errors import BadRequest, suggestion
 
 TEXT_GENERATION = "text-generation"
 TEXT_EMBEDDING = "text-embedding"
+AUDIO_TRANSCRIPTION = "audio-transcription"
+IMAGE_GENERATION = "image-generation"
 
 TASKS = frozenset(
     {
@@ -17,8 +19,8 @@ TASKS = frozenset(
         "token-classification",
         "zero-shot-classification",
         "image-classification",
-        "audio-transcription",
-        "image-generation",
+        AUDIO_TRANSCRIPTION,
+        IMAGE_GENERATION,
     }
 )
 

@@ -11,6 +11,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
 from uia_lab.doors.base import MAX_BODY, Door, Timings
+from uia_lab.doors.forms import KEPT_TYPE
 from uia_lab.doors.open_doors import OpenDoors
 from uia_lab.doors.routes import routes
 from uia_lab.doors.standalone import standalone_door
@@ -27,11 +28,13 @@ _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # recognised here, never boun
 
 
 class _Doors(Application):
-    """No door reads a form; tornado would parse one before anybody is asked who they are."""
+    """Tornado would parse forms before anybody is asked who they are; a door that takes one does it later."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """The handler, with a request whose body nobody will parse as a form."""
-        request.headers.pop("Content-Type", None)
+        """The handler, with a request whose body tornado will not take for a form."""
+        request.headers.pop(KEPT_TYPE, None)
+        if (content_type := request.headers.pop("Content-Type", None)) is not None:
+            request.headers[KEPT_TYPE] = content_type
         return super().find_handler(request, **kwargs)
 
 

@@ -5,6 +5,7 @@ from uia_lab.doors.anthropic import MessagesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
+from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
@@ -22,6 +23,8 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/embeddings", EmbeddingsDoor),
         (r"/v1/responses", ResponsesDoor),
         (r"/v1/messages", MessagesDoor),
+        (r"/v1/images/generations", ImagesDoor),
+        (r"/v1/audio/transcriptions", TranscriptionsDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
         (r"/status", StatusDoor),

@@ -10,7 +10,7 @@ from uia_lab.dialects.responses.items import items
 from uia_lab.dialects.responses.reader import ResponseReader
 from uia_lab.dialects.responses.tools import OWN
 from uia_lab.dialects.upstream import Outgoing, Reader
-from uia_lab.dialects.upstream_errors import object_or_empty, typed_error
+from uia_lab.dialects.upstream_errors import openai_error
 from uia_lab.domain.errors import BadRequest, InferenceError, Unsupported
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
@@ -64,9 +64,7 @@ class OpenAIResponses:
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
-        told = object_or_empty(body).get("error")
-        error = told if isinstance(told, dict) else {}
-        return typed_error(status, error.get("message"), headers, error.get("code"), error.get("param"))
+        return openai_error(status, headers, body)
 
 
 def _as_it_came(raw: bytes) -> dict[str, Any]:
