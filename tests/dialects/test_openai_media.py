@@ -47,7 +47,7 @@ def test_images_are_read():
     usage = {"input_tokens": 5, "output_tokens": 40, "total_tokens": 45}
     raw = json.dumps({"created": 1, "data": made, "usage": usage}).encode()
     dialect, request = OpenAIImages(), images()
-    chunk, end = read(dialect.reader(request, dialect.outgoing(request)), raw[:7], raw[7:])
+    chunk, end = read(dialect.reader(request), raw[:7], raw[7:])
     assert chunk.delta == Result(made)
     assert end.result == made
     assert (end.usage.input_tokens, end.usage.output_tokens) == (5, 40)
@@ -60,7 +60,7 @@ def test_images_are_read():
         b'{"data": [], "usage": {"input_tokens": "x"}}',
     ):
         with pytest.raises(errors.BackendFailed):
-            read(dialect.reader(request, dialect.outgoing(request)), bad)
+            read(dialect.reader(request), bad)
 
 
 def test_a_transcript_is_asked_for_as_a_form():
@@ -93,9 +93,7 @@ def test_a_transcript_is_asked_for_as_a_form():
 )
 def test_transcripts_are_read(wanted, raw, result):
     dialect, request = OpenAITranscriptions(), transcript(response_format=wanted)
-    chunk, end = read(
-        dialect.reader(request, dialect.outgoing(request)), *(raw[at : at + 1] for at in range(len(raw)))
-    )
+    chunk, end = read(dialect.reader(request), *(raw[at : at + 1] for at in range(len(raw))))
     assert (chunk.delta, end.result) == (Result(result), result)
 
 
@@ -107,22 +105,11 @@ def test_a_streamed_transcript_cut_anywhere(cut_everywhere):
         {"type": "transcript.text.done", "text": "zwölf", "usage": usage},
     )
     dialect, request = OpenAITranscriptions(), transcript(stream=True)
-    events = cut_everywhere(lambda: dialect.reader(request, dialect.outgoing(request)), body)
+    events = cut_everywhere(lambda: dialect.reader(request), body)
     assert [event.delta for event in events[:-1]] == [Text("zwö"), Text("lf")]
     assert (events[-1].result, events[-1].usage.input_tokens) == ("zwölf", 14)
     with pytest.raises(errors.BackendFailed):
-        read(dialect.reader(request, dialect.outgoing(request)), body[: len(body) // 2])
-
-
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [(400, errors.BadRequest), (401, errors.Unauthenticated), (503, errors.NoBackendAvailable)],
-)
-def test_errors_by_status(status, error):
-    told = json.dumps({"error": {"message": "Because", "param": "file"}}).encode()
-    for dialect in (OpenAITranscriptions(), OpenAIImages()):
-        assert type(dialect.error(status, {}, told)) is error
-        assert type(dialect.error(status, {}, b"not found")) is error
+        read(dialect.reader(request), body[: len(body) // 2])
 
 
 @pytest.mark.parametrize(

@@ -135,22 +135,22 @@ def check_end(end):
 
 def test_a_stream_cut_anywhere(cut_everywhere):
     body = sse_bytes(*(event | {"sequence_number": number} for number, event in enumerate(STREAM)))
-    events = cut_everywhere(lambda: ResponseReader(stream=True), body)
+    events = cut_everywhere(ResponseReader, body)
     assert [event.delta for event in events[:-1]] == DELTAS
     check_end(events[-1])
-    assert read(ResponseReader(stream=True), body + b"data: [DONE]\n\n") == events
+    assert read(ResponseReader(), body + b"data: [DONE]\n\n") == events
 
 
 def test_a_response_that_is_not_streamed():
     raw = json.dumps(RESPONSE).encode()
-    events = read(ResponseReader(stream=False), raw[:9], raw[9:])
+    events = read(ResponseReader(), raw[:9], raw[9:])
     assert joined(event.delta for event in events[:-1]) == joined(DELTAS)
     check_end(events[-1])
 
 
 def test_a_server_that_sends_whole_items_only():
     done = [event for event in STREAM if event["type"] in ("response.output_item.done", "response.completed")]
-    events = read(ResponseReader(stream=True), sse_bytes(*done))
+    events = read(ResponseReader(), sse_bytes(*done))
     assert joined(event.delta for event in events[:-1]) == joined(DELTAS)
 
 
@@ -159,7 +159,7 @@ def test_a_server_that_sends_whole_items_only():
 )
 def test_incomplete_responses(reason, expected):
     response = RESPONSE | {"status": "incomplete", "incomplete_details": {"reason": reason}, "output": []}
-    events = read(ResponseReader(stream=True), sse_bytes(step("incomplete", response=response)))
+    events = read(ResponseReader(), sse_bytes(step("incomplete", response=response)))
     assert events[-1].finish_reason == expected
 
 
@@ -167,7 +167,7 @@ def test_a_stream_without_its_end_has_failed():
     body = sse_bytes(*STREAM[:-1])
     for at in range(0, len(body), len(body) // 40):
         with pytest.raises(errors.BackendFailed):
-            read(ResponseReader(stream=True), body[:at])
+            read(ResponseReader(), body[:at])
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_errors_in_the_stream_are_typed(code, error):
     failed = step("failed", response=RESPONSE | {"status": "failed", "error": told})
     for last in (failed, {"type": "error", **told, "param": None}, {"type": "error", "error": told}):
         with pytest.raises(error, match="Because"):
-            read(ResponseReader(stream=True), sse_bytes(*STREAM[:5], last))
+            read(ResponseReader(), sse_bytes(*STREAM[:5], last))
     whole = json.dumps(RESPONSE | {"status": "failed", "error": told, "output": []}).encode()
     with pytest.raises(error, match="Because"):
-        read(ResponseReader(stream=False), whole)
+        read(ResponseReader(), whole)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_errors_in_the_stream_are_typed(code, error):
         (400, "context_length_exceeded", errors.ContextTooLong),
         (401, "invalid_api_key", errors.Unauthenticated),
         (404, "model_not_found", errors.ModelNotFound),
-        (429, "insufficient_quota", errors.RateLimited),
+        (429, "insufficient_quota", errors.NotAllowed),
         (500, None, errors.BackendFailed),
         (503, None, errors.NoBackendAvailable),
     ],
@@ -206,7 +206,7 @@ def test_errors_in_the_stream_are_typed(code, error):
 def test_errors_by_status(status, code, error):
     told = {
         "error": {
-            "message": "Incorrect API key provided: sk-12*34",
+            "message": "Because",
             "type": "x",
             "param": "input",
             "code": code,
@@ -214,9 +214,8 @@ def test_errors_by_status(status, code, error):
     }
     found = DIALECT.error(status, {"retry-after-ms": "1500"}, json.dumps(told).encode())
     assert type(found) is error
-    assert found.retry_after == 1.5
-    assert ("sk-" in found.message) == (status != 401)
-    assert found.param == ("input" if error is errors.BadRequest else None)
+    assert status != 503 or found.retry_after == 1.5
+    assert found.param == "input"
 
 
 CHAT = [
@@ -341,10 +340,10 @@ def test_what_the_dialect_shares_survives_the_domain():
 def test_an_answer_goes_through_both_directions_unchanged():
     """A response read from an upstream and rendered by the door is the response."""
     call = calls.parse(json.dumps(CALL).encode())
-    events = read(ResponseReader(stream=True), sse_bytes(*STREAM))
+    events = read(ResponseReader(), sse_bytes(*STREAM))
     stream = answers.Stream(call, "req-1", "b")
     rendered = b"".join(stream.render(event) for event in events)
-    again = read(ResponseReader(stream=True), rendered)
+    again = read(ResponseReader(), rendered)
     sealed = Reasoning("Hm… so", "openai-responses:rs_1|gAAAA")
     deltas = joined(event.delta for event in again[:-1])
     # The seal is in the door's item, under the door's own id.
@@ -382,10 +381,10 @@ def test_an_upstream_gone_mad_is_a_typed_error(data):
     )
     inner[data.draw(st.sampled_from(sorted(inner)))] = data.draw(json_values)
     with contextlib.suppress(errors.InferenceError):
-        read(ResponseReader(stream=True), sse_bytes(*STREAM[:3], {"type": "x"} | event))
+        read(ResponseReader(), sse_bytes(*STREAM[:3], {"type": "x"} | event))
     for raw in (event, RESPONSE | {"output": data.draw(json_values)}, RESPONSE | {"output": [inner]}):
         with contextlib.suppress(errors.InferenceError):
-            read(ResponseReader(stream=False), json.dumps(raw).encode())
+            read(ResponseReader(), json.dumps(raw).encode())
 
 
 FIELDS = (

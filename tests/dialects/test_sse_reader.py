@@ -11,7 +11,7 @@ BODY = (
     "data: zwölf\n\n\n"
     "event: lost\n\n"
     ": OPENROUTER PROCESSING\n\n"
-    "data: last"
+    "data: last\n\n"
 ).encode()
 EVENTS = [
     ("message", b"one"),
@@ -23,23 +23,22 @@ EVENTS = [
 
 def test_every_cut_gives_the_same_events():
     for at in range(len(BODY)):
-        reader = sse.EventReader()
-        assert [*reader.feed(BODY[:at]), *reader.feed(BODY[at:]), *reader.end()] == EVENTS
-    reader = sse.EventReader()
-    found = [event for at in range(len(BODY)) for event in reader.feed(BODY[at : at + 1])]
-    assert found + reader.end() == EVENTS
-    assert reader.end() == []
+        parser = sse.Parser()
+        assert parser.feed(BODY[:at]) + parser.feed(BODY[at:]) == EVENTS
+    parser = sse.Parser()
+    assert [event for at in range(len(BODY)) for event in parser.feed(BODY[at : at + 1])] == EVENTS
 
 
 def test_an_event_that_never_ends_is_refused():
-    reader = sse.EventReader()
-    piece = b"x" * (sse.LARGEST_EVENT // 4)
+    reader = sse.Parser()
+    piece = b"x" * (sse.MAX_EVENT // 4)
     for _ in range(4):
         reader.feed(piece)
     with pytest.raises(BackendFailed, match="MiB"):
         reader.feed(b"x")
-    lines = sse.EventReader()
+    lines = sse.Parser()
     for _ in range(3):
         lines.feed(b"data: " + piece + b"\n")
+    lines.feed(b"data: " + piece[10:] + b"\n")
     with pytest.raises(BackendFailed, match="MiB"):
         lines.feed(b"data: " + piece + b"\n")

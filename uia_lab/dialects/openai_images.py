@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,12 +10,11 @@ import msgspec
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object
+from uia_lab.dialects.object_reader import ObjectReader, count
 from uia_lab.dialects.openai_call import Call
-from uia_lab.dialects.upstream import Outgoing, Reader
-from uia_lab.dialects.upstream_errors import openai_error
-from uia_lab.dialects.upstream_reader import JsonReader, Piece, count
-from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Unsupported
-from uia_lab.domain.events import Finished, Result, Usage
+from uia_lab.dialects.upstream import Outgoing
+from uia_lab.domain.errors import BackendFailed, BadRequest, Unsupported
+from uia_lab.domain.events import Event, Finished, Result, Usage
 from uia_lab.domain.requests import InferenceRequest, Wire
 from uia_lab.domain.tasks import IMAGE_GENERATION
 
@@ -80,10 +79,7 @@ def _image(made: Any) -> dict[str, Any]:
 
 
 class OpenAIImages:
-    """Translates for an upstream that makes images below its base URL, which ends in ``/v1``."""
-
-    name = NAME
-    tasks = frozenset({IMAGE_GENERATION})
+    """One call of the endpoint of an upstream."""
 
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The call that asks for a request's images.
@@ -102,26 +98,27 @@ class OpenAIImages:
             body["model"] = request.model
         return Outgoing("images/generations", body)
 
-    def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:  # noqa: ARG002
-        """A fresh reader of that call's answer."""
-        return _ImageReader(stream=False)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
-        """The typed error of an answer with a status of 400 or more."""
-        return openai_error(status, headers, body)
+    def reader(self, request: InferenceRequest) -> "ImageReader":  # noqa: ARG002
+        """A fresh reader of the answer."""
+        return ImageReader()
 
 
-class _ImageReader(JsonReader):
-    _images: Sequence[dict[str, Any]] = ()
-    _usage = Usage(estimated=True)
+class ImageReader(ObjectReader):
+    """Images, which come at once."""
 
-    def whole(self, body: dict[str, Any]) -> Iterator[Piece]:
-        """All the images at once."""
-        self._images = [_image(item) for item in body["data"]]
-        if given := body.get("usage"):
-            self._usage = Usage(count(given.get("input_tokens")), count(given.get("output_tokens")))
-        yield Result(self._images), None
+    def frame(self, frame: dict[str, Any]) -> Iterator[Event]:
+        """Nothing of this dialect is streamed.
 
-    def finished(self, text: str) -> Finished | None:  # noqa: ARG002
-        """The end, which comes with the images."""
-        return Finished(self._images, self._usage)
+        Raises:
+            BackendFailed: Always.
+        """
+        raise BackendFailed(f"streams images, which were not asked for so ({str(frame)[:80]})")
+
+    def message(self, message: dict[str, Any]) -> Iterator[Event]:
+        """All the images and the end."""
+        images = [_image(item) for item in message["data"]]
+        usage = Usage(estimated=True)
+        if given := message.get("usage"):
+            usage = Usage(count(given.get("input_tokens")), count(given.get("output_tokens")))
+        yield self.answer.chunk(Result(images))
+        yield Finished(images, usage)

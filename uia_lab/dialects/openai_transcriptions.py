@@ -6,17 +6,18 @@ from typing import Any
 from uia_lab.dialects import sse
 from uia_lab.dialects.answer import Answer, as_text
 from uia_lab.dialects.fields import Fields
+from uia_lab.dialects.json_body import encode
+from uia_lab.dialects.object_reader import ObjectReader, count, string
 from uia_lab.dialects.openai_call import Call
 from uia_lab.dialects.upstream import Outgoing, Reader
-from uia_lab.dialects.upstream_errors import openai_error, typed_error
-from uia_lab.dialects.upstream_reader import JsonReader, Piece, count, string
+from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.domain.audio import Audio
-from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Unsupported
+from uia_lab.domain.errors import BackendFailed, BadRequest, Unsupported
 from uia_lab.domain.events import Chunk, Event, Finished, Result, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import AUDIO_TRANSCRIPTION
 
-NAME = "openai-transcriptions"
+MAX_BODY = 64 << 20
 PLAIN = frozenset({"text", "srt", "vtt"})
 """Formats that are no JSON."""
 _DETAILED = frozenset({"verbose_json", "diarized_json"})
@@ -121,10 +122,7 @@ class Stream:
 
 
 class OpenAITranscriptions:
-    """Translates for an upstream that transcribes below its base URL, which ends in ``/v1``."""
-
-    name = NAME
-    tasks = frozenset({AUDIO_TRANSCRIPTION})
+    """One call of the endpoint of an upstream."""
 
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The form that asks for a request's transcript.
@@ -146,56 +144,73 @@ class OpenAITranscriptions:
             form["stream"] = "true"
         return Outgoing("audio/transcriptions", form, request.stream, files={"file": request.inputs})
 
-    def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:
-        """A fresh reader of that call's answer."""
-        wanted = str(outgoing.body["response_format"])
-        return _TranscriptReader(wanted, stream=request.stream)
-
-    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
-        """The typed error of an answer with a status of 400 or more."""
-        return openai_error(status, headers, body)
+    def reader(self, request: InferenceRequest) -> Reader:
+        """A fresh reader of the answer."""
+        wanted = str(request.parameters.get("response_format", "json"))
+        return PlainReader() if wanted in PLAIN and not request.stream else TranscriptReader(wanted)
 
 
-class _TranscriptReader(JsonReader):
-    def __init__(self, wanted: str, *, stream: bool) -> None:
-        super().__init__(stream=stream)
-        self._wanted = wanted
-        self._usage = Usage(estimated=True)
-        self._result: Any = None
+class PlainReader:
+    """A transcript that is the whole body."""
 
-    def event(self, event: dict[str, Any]) -> Iterator[Piece]:
-        """The deltas of one event."""
-        if event.get("type") == "transcript.text.delta":
-            yield Text(string(event["delta"])), None
-        elif event.get("type") == "transcript.text.done":
-            self._result = string(event["text"])
-            self._count(event.get("usage"))
-        elif error := event.get("error"):
-            raise typed_error(500, error.get("message"), {}, error.get("code"))
+    def __init__(self) -> None:
+        self._body = bytearray()
 
-    def whole(self, body: dict[str, Any]) -> Iterator[Piece]:
-        """The transcript at once: its text, or the whole object where details were asked for."""
-        text = string(body["text"])
-        self._result = body if self._wanted in _DETAILED else text
-        self._count(body.get("usage"))
-        yield Result(self._result), None
-
-    def end(self) -> Sequence[Event]:
-        """The transcript and its end.
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Nothing yet.
 
         Raises:
-            BackendFailed: The body is none, or ended before its end.
+            BackendFailed: The body is larger than any transcript.
         """
-        raw = b"".join(self._body)
-        if self._wanted in PLAIN and self._events is None and not raw.lstrip().startswith(b"{"):
-            self._result = raw.decode(errors="replace")
-            return [Chunk(0, Result(self._result)), Finished(self._result, self._usage)]
-        return super().end()
+        self._body += data
+        if len(self._body) > MAX_BODY:
+            raise BackendFailed(f"sent a transcript of more than {MAX_BODY >> 20} MiB")
+        return ()
 
-    def finished(self, text: str) -> Finished | None:  # noqa: ARG002
-        """The end, once the whole text has been told."""
-        return None if self._result is None else Finished(self._result, self._usage)
+    def end(self) -> Sequence[Event]:
+        """The transcript and its end; some servers send JSON whatever they were asked for."""
+        raw = bytes(self._body)
+        if raw.lstrip().startswith(b"{"):
+            return TranscriptReader("json").whole(raw)
+        text = raw.decode(errors="replace")
+        return [Chunk(0, Result(text)), Finished(text)]
 
-    def _count(self, usage: dict[str, Any] | None) -> None:
-        if usage and usage.get("type") != "duration":
-            self._usage = Usage(count(usage.get("input_tokens")), count(usage.get("output_tokens")))
+
+class TranscriptReader(ObjectReader):
+    """A transcript in JSON, at once or streamed.
+
+    Args:
+        wanted: The format that was asked for.
+    """
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def frame(self, frame: dict[str, Any]) -> Iterator[Event]:
+        """The events of one event of the dialect.
+
+        Raises:
+            InferenceError: It is an error.
+        """
+        if frame.get("type") == "transcript.text.delta":
+            yield self.answer.chunk(Text(string(frame["delta"])))
+        elif frame.get("type") == "transcript.text.done":
+            self.complete = True
+            yield Finished(string(frame["text"]), _counted(frame))
+        elif frame.get("error"):
+            raise frame_error(encode(frame))
+
+    def message(self, message: dict[str, Any]) -> Iterator[Event]:
+        """The transcript at once: its text, or the whole object where details were asked for."""
+        text = string(message["text"])
+        result = message if self._wanted in _DETAILED else text
+        yield self.answer.chunk(Result(result))
+        yield Finished(result, _counted(message))
+
+
+def _counted(answer: Mapping[str, Any]) -> Usage:
+    usage = answer.get("usage") or {}
+    if not usage or usage.get("type") == "duration":
+        return Usage(estimated=True)
+    return Usage(count(usage.get("input_tokens")), count(usage.get("output_tokens")))

@@ -9,7 +9,7 @@ from uia_lab.domain.errors import BackendFailed
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 WAITING = b": waiting\n\n"
-LARGEST_EVENT = 32 * 1024 * 1024
+MAX_EVENT = 8 << 20
 
 
 def event(data: Any, name: str | None = None) -> bytes:
@@ -47,48 +47,41 @@ async def events(lines: AsyncIterable[bytes]) -> AsyncIterator[tuple[str, str]]:
         yield name, "\n".join(data)
 
 
-class EventReader:
-    """Reads events from pieces of a body that are cut anywhere; comments are dropped. Does no I/O."""
+class Parser:
+    """Cuts a body that comes in pieces of any size into events; does no I/O and holds little."""
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._held = 0
+        self._rest = bytearray()
         self._name = "message"
         self._data: list[bytes] = []
+        self._size = 0
 
-    def feed(self, piece: bytes) -> list[tuple[str, bytes]]:
-        """Pairs (event name, data) that became complete with this piece.
+    def feed(self, data: bytes) -> list[tuple[str, bytes]]:
+        """Pairs (event name, data) that became complete with these bytes; comments are dropped.
 
         Raises:
-            BackendFailed: An event of more than ``LARGEST_EVENT`` bytes.
+            BackendFailed: An event is larger than MAX_EVENT bytes.
         """
-        self._held += len(piece)
-        if self._held > LARGEST_EVENT:
-            raise BackendFailed(f"sent an event of more than {LARGEST_EVENT // 2**20} MiB")
-        self._pieces.append(piece)
-        if b"\n" not in piece:
+        self._rest += data
+        if len(self._rest) + self._size > MAX_EVENT:
+            raise BackendFailed(f"sent one event of more than {MAX_EVENT >> 20} MiB")
+        if b"\n" not in data:
             return []
-        *lines, rest = b"".join(self._pieces).split(b"\n")
-        self._pieces = [rest]
-        found = [event for line in lines if (event := self._line(line.rstrip(b"\r"))) is not None]
-        self._held = len(rest) + sum(map(len, self._data))
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
+        found: list[tuple[str, bytes]] = []
+        for raw in lines:
+            line = raw.removesuffix(b"\r")
+            if not line:
+                if self._data:
+                    found.append((self._name, b"\n".join(self._data)))
+                self._name, self._data, self._size = "message", [], 0
+                continue
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"data":
+                self._data.append(value)
+                self._size += len(value)
+            elif field == b"event":
+                self._name = value.decode(errors="replace")
         return found
-
-    def end(self) -> list[tuple[str, bytes]]:
-        """The last event, of a body that ends without the blank line behind it."""
-        ends = (b"".join(self._pieces).rstrip(b"\r"), b"")
-        self._pieces = []
-        return [event for line in ends if (event := self._line(line)) is not None]
-
-    def _line(self, line: bytes) -> tuple[str, bytes] | None:
-        if not line:
-            event = (self._name, b"\n".join(self._data)) if self._data else None
-            self._name, self._data = "message", []
-            return event
-        field, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if field == b"data":
-            self._data.append(value)
-        elif field == b"event":
-            self._name = value.decode(errors="replace")
-        return None

@@ -1,111 +1,151 @@
-"""What readers of answers share: bytes to JSON, deltas to chunks, and errors for what is neither."""
+"""What the readers of upstream answers share: bytes to frames, and frames to numbered events."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
-from uia_lab.dialects.sse import EventReader
-from uia_lab.dialects.upstream_errors import object_of
-from uia_lab.domain.errors import BackendFailed, InferenceError
-from uia_lab.domain.events import Chunk, Delta, Event, Finished, Text
+import msgspec
 
-Piece = tuple[Delta, Any]
+from uia_lab.dialects import sse
+from uia_lab.domain.errors import BackendFailed
+from uia_lab.domain.events import Chunk, Delta, Event, Finished, Text, Usage
+
+T = TypeVar("T")
+
+MAX_BODY = 256 << 20
+_SHOWN = 80
+_REASONS = {
+    "end_turn": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "function_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "max_tokens": "length",
+    "model_length": "length",
+}
 
 
-class JsonReader:
-    """Reads an answer that is one JSON object, or server-sent events of JSON objects.
+class AnswerBuilder:
+    """Numbers the chunks of one answer and puts its end together.
 
-    A dialect supplies :meth:`event`, :meth:`whole` and :meth:`finished`. What these raise because the
-    upstream sent something of another shape becomes a ``BackendFailed``.
-
-    Args:
-        stream: Whether it comes as events.
+    Attributes:
+        usage: Token counts, once the upstream told them.
     """
 
-    def __init__(self, *, stream: bool) -> None:
-        self._events = EventReader() if stream else None
-        self._body: list[bytes] = []
+    def __init__(self) -> None:
+        self.usage = Usage(estimated=True)
+        self._pieces: list[str] = []
         self._chunks = 0
-        self._text: list[str] = []
+        self._begun: set[int] = set()
+        self._reasons: dict[int, str] = {}
 
-    def event(self, event: dict[str, Any]) -> Iterator[Piece]:
-        """The deltas of one event, each with its log probabilities."""
-        raise NotImplementedError
+    @property
+    def chunks(self) -> int:
+        """Chunks given so far."""
+        return self._chunks
 
-    def whole(self, body: dict[str, Any]) -> Iterator[Piece]:
-        """The deltas of an answer that is not streamed."""
-        raise NotImplementedError
+    def chunk(self, delta: Delta, choice: int = 0, logprobs: Any = None) -> Chunk:
+        """The next chunk."""
+        if choice == 0 and isinstance(delta, Text):
+            self._pieces.append(delta.text)
+        made = Chunk(self._chunks, delta, choice, logprobs)
+        self._chunks += 1
+        self._begun.add(choice)
+        return made
 
-    def finished(self, text: str) -> Finished | None:
-        """The end of the answer, if it has been told; ``text`` is all of its text."""
-        raise NotImplementedError
+    def ended(self, reason: str, choice: int = 0) -> None:
+        """A choice has ended; its reason is brought to OpenAI's words."""
+        self._begun.add(choice)
+        self._reasons[choice] = _REASONS.get(reason, reason)
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """The events that became complete with these bytes, cut anywhere.
+    def finished(self) -> Finished:
+        """The end of the answer.
 
         Raises:
-            InferenceError: The upstream told of an error in a body that had begun well.
+            BackendFailed: A choice has not ended, or there was none.
         """
-        if self._events is None:
-            self._body.append(data)
-            return ()
-        return self._read(self._events.feed(data))
+        if not self._begun or len(self._reasons) < len(self._begun):
+            raise BackendFailed(f"ended its answer after {self._chunks} chunks without a finish reason")
+        reasons = tuple(self._reasons[choice] for choice in sorted(self._reasons))
+        return Finished(
+            "".join(self._pieces),
+            self.usage,
+            reasons[0],
+            finish_reasons=reasons if len(reasons) > 1 else (),
+        )
+
+
+class BodyReader(ABC):
+    """Reads an answer as server-sent events or, from an upstream that sends it at once, as one JSON body.
+
+    Attributes:
+        answer: What came so far.
+        complete: Whether the upstream has said that this was all.
+    """
+
+    def __init__(self) -> None:
+        self.answer = AnswerBuilder()
+        self.complete = False
+        self._parser: sse.Parser | None = None
+        self._body = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events that became complete with these bytes.
+
+        Raises:
+            InferenceError: The upstream told of an error, or sent what is none of its dialect.
+        """
+        if self.complete:
+            return
+        if self._parser is None:
+            self._body += data
+            if len(self._body) > MAX_BODY:
+                raise BackendFailed(f"sent a body of more than {MAX_BODY >> 20} MiB")
+            start = bytes(self._body[:64]).lstrip()[:1]
+            if start in (b"", b"{", b"["):
+                return
+            self._parser, data = sse.Parser(), bytes(self._body)
+            self._body.clear()
+        for name, text in self._parser.feed(data):
+            yield from self.event(name, text)
+            if self.complete:
+                return
 
     def end(self) -> Sequence[Event]:
-        """What is left when the body has ended; the last event is ``Finished``.
+        """The events of a body that came at once; nothing where the stream has told its end already.
 
         Raises:
-            BackendFailed: The body ended before the answer did, or was none.
+            BackendFailed: The body ended before the answer did.
         """
-        if self._events is not None:
-            found = self._read(self._events.end())
-        else:
-            found = self._numbered(self.whole(object_of(b"".join(self._body))))
-        last = self.finished("".join(self._text))
-        if last is None:
-            raise BackendFailed(f"the stream ended after {self._chunks} chunks without its end")
-        return [*found, last]
+        if self.complete:
+            return ()
+        if self._parser is not None:
+            raise BackendFailed(f"the stream ended after {self.answer.chunks} chunks without its end")
+        body = bytes(self._body)
+        self._body.clear()
+        if not body.strip():
+            raise BackendFailed("ended its answer before anything of it came")
+        self.complete = True
+        return self.whole(body)
 
-    def _read(self, events: Iterable[tuple[str, bytes]]) -> list[Event]:
-        # Some gateways end the streams of every dialect as those of chat completions end.
-        told = (object_of(data) for _, data in events if data != b"[DONE]")
-        return self._numbered(piece for event in told for piece in self.event(event))
+    @abstractmethod
+    def event(self, name: str, data: bytes) -> Sequence[Event]:
+        """The events of one server-sent event; sets ``complete`` at the last one."""
 
-    def _numbered(self, pieces: Iterable[Piece]) -> list[Event]:
-        found: list[Event] = []
-        try:
-            for delta, logprobs in pieces:
-                if isinstance(delta, Text):
-                    self._text.append(delta.text)
-                found.append(Chunk(self._chunks, delta, logprobs=logprobs))
-                self._chunks += 1
-        except InferenceError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise BackendFailed(
-                f"sent what is not of its dialect ({type(error).__name__}: {error})"
-            ) from error
-        return found
+    @abstractmethod
+    def whole(self, body: bytes) -> Sequence[Event]:
+        """The events of an answer that came at once, ``Finished`` included."""
 
 
-def string(value: Any) -> str:
-    """The value, which is a string.
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    """One frame or body.
 
     Raises:
-        TypeError: It is none.
+        BackendFailed: It is no JSON, or not of the dialect; the beginning of it is shown.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"a string was expected, not {value!r:.40}")
-    return value
-
-
-def count(value: Any) -> int:
-    """A count of tokens; absent is none.
-
-    Raises:
-        TypeError: It is no count.
-    """
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError(f"a count was expected, not {value!r:.40}")
-    return value
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        shown = data[:_SHOWN].decode(errors="replace")
+        raise BackendFailed(f"sent a malformed chunk: {shown!r} ({str(error)[:200]})") from None

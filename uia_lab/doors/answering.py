@@ -30,7 +30,7 @@ class Rendering(Protocol):
 class AnsweringDoor(Door):
     """Base of the inference doors; a dialect supplies the three methods in the middle."""
 
-    scope: ClassVar[str | None] = INFER
+    scopes: ClassVar[tuple[str, ...]] = (INFER,)
     waiting: ClassVar[bytes] = sse.WAITING
     """What keeps a client waiting that has got nothing yet."""
     _gone = False
@@ -93,6 +93,7 @@ class AnsweringDoor(Door):
                 await asyncio.sleep(0)
         if not self._gone:
             self.set_header("x-uia-backend", answer.backend_id)
+            self._tell_limits()
             self.send_whole(call, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest) -> None:
@@ -145,11 +146,22 @@ class AnsweringDoor(Door):
         self.set_header("Cache-Control", "no-cache, no-store")
         # Proxies such as nginx would otherwise collect the stream before passing it on.
         self.set_header("X-Accel-Buffering", "no")
+        self._tell_limits()
         # Before the first content only the manager knows whom it is trying.
         running = self.manager.running.get(self.request_id)
         backend_id = self._backend_id or (running.backend_id if running is not None else None)
         if backend_id:
             self.set_header("x-uia-backend", backend_id)
+
+    def _tell_limits(self) -> None:
+        for name, value in self.service.limits.headers(self.principal.name).items():
+            self.set_header(name, value)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An error, with what the key has left."""
+        if hasattr(self, "principal"):
+            self._tell_limits()
+        super().write_error(status_code, **kwargs)
 
     async def _send(self, piece: bytes) -> None:
         """Writes and waits until the client has room for more.

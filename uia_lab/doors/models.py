@@ -1,8 +1,9 @@
 """``GET /v1/models`` and ``GET /v1/models/{id}``, in the dialect of whoever asks."""
 
 import time
-from typing import Any
+from typing import Any, ClassVar
 
+from uia_lab.access.principals import INFER, READ
 from uia_lab.dialects.anthropic import models as anthropic_models
 from uia_lab.dialects.anthropic.errors import envelope as anthropic_envelope
 from uia_lab.dialects.openai_models import model_list, one_model, owners
@@ -13,6 +14,9 @@ _SINCE = int(time.time())
 
 
 class _Names(Door):
+    # A client that may infer asks what there is before it does.
+    scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
+
     @property
     def for_anthropic(self) -> bool:
         """Whether the client is one of Anthropic's: all of them name the version they speak."""
@@ -27,7 +31,9 @@ class _Names(Door):
     def names(self) -> dict[str, list[str]]:
         """What can stand in a request's ``model``, each with who it belongs to."""
         # An alias comes before a model of the same name, as it does when a request is routed.
-        return owners(self.manager.list_backends()) | {name: ["alias"] for name in self.manager.aliases}
+        found = owners(self.manager.list_backends()) | {name: ["alias"] for name in self.manager.aliases}
+        permits = self.service.limits.permits
+        return {name: by for name, by in found.items() if permits(self.principal.name, name)}
 
 
 class ModelsDoor(_Names):

@@ -5,6 +5,7 @@ from uia_lab.doors.anthropic import MessagesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
+from uia_lab.doors.keys import KeyDoor, KeysDoor
 from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
@@ -37,6 +38,8 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/explain", ExplainDoor),
         (r"/aliases", AliasesDoor),
         (r"/aliases/(.+)", AliasDoor),
+        (r"/keys", KeysDoor),
+        (r"/keys/([^/]+)", KeyDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
         (r"/metrics", MetricsDoor),

@@ -1,6 +1,6 @@
 """The seam between the Lab and whoever serves it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -64,6 +64,22 @@ class Transport(Protocol):
 
     async def cancel(self, request_id: str) -> None:
         """Ends a request by the serving side's id; an unknown or ended one is no error."""
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """The scoped keys, as ``GET /keys`` lists them."""
+
+    async def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a key.
+
+        Args:
+            fields: As for ``POST /keys``.
+
+        Returns:
+            What is known of it, and the key itself under ``key``.
+        """
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Ends a key; an unknown one is no error."""
 
     async def aclose(self) -> None:
         """Closes everything; running requests end."""

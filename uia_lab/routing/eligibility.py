@@ -9,6 +9,7 @@ from uia_lab.domain.errors import (
     InferenceError,
     ModelNotFound,
     NoBackendAvailable,
+    NotAllowed,
     Unsupported,
     suggestion,
 )
@@ -35,6 +36,7 @@ class Demand:
     preferred_types: tuple[BackendType, ...]
     required_protocols: frozenset[str]
     digest: str | None = None
+    permitted_types: frozenset[BackendType] = frozenset()
     features: frozenset[str] = frozenset()
 
 
@@ -104,6 +106,7 @@ class Eligibility:
             hints.preferred_types,
             hints.required_protocols,
             request.resumed.digest if request.resumed is not None else None,
+            request.permitted_types,
             features,
         )
 
@@ -156,6 +159,8 @@ class Eligibility:
         missing = demand.required_protocols - capabilities.protocols
         if missing:
             return f"protocols: does not speak {', '.join(sorted(missing))}"
+        if demand.permitted_types and entry.type not in demand.permitted_types:
+            return f"key: does not permit backends of type {entry.type.value}"
         if demand.digest is not None and not (
             capabilities.resume and capabilities.model_digest.get(demand.model or "") == demand.digest
         ):
@@ -199,6 +204,14 @@ class Eligibility:
                 return BadRequest(
                     f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
+        if demand.permitted_types and any(
+            self.unfit(entry, replace(link, permitted_types=frozenset()), target) is None
+            for entry in entries
+            if entry.type not in demand.permitted_types
+            for link, target in self.links(demand)
+        ):
+            permitted = ", ".join(sorted(demand.permitted_types))
+            return NotAllowed(f"no backend of a type that this key permits ({permitted}) can serve it now")
         if (unsupported := self._unsupported(demand, entries)) is not None:
             return unsupported
         reasons = "; ".join(

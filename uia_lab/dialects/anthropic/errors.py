@@ -13,18 +13,6 @@ _TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-STATUSES = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-"""HTTP statuses of the error types, for errors inside a stream."""
 
 
 def error_type(status: int) -> str:

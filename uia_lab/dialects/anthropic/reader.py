@@ -3,18 +3,16 @@
 from collections.abc import Iterator
 from typing import Any
 
-from uia_lab.dialects.anthropic import NAME
-from uia_lab.dialects.anthropic.errors import STATUSES
-from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.upstream_errors import typed_error
-from uia_lab.dialects.upstream_reader import JsonReader, Piece, count, string
-from uia_lab.domain.errors import InferenceError
-from uia_lab.domain.events import Delta, Finished, Reasoning, Text, ToolCall, Usage
+import msgspec
 
+from uia_lab.dialects.anthropic import NAME
+from uia_lab.dialects.json_body import encode
+from uia_lab.dialects.object_reader import ObjectReader, count, string
+from uia_lab.dialects.upstream_errors import frame_error
+from uia_lab.domain.events import Delta, Event, Finished, Reasoning, Text, ToolCall, Usage
+
+# Any other is a proper end.
 _REASONS = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
@@ -23,64 +21,60 @@ _REASONS = {
 _COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-class MessageReader(JsonReader):
-    """Reads one message, streamed or whole.
+class MessageReader(ObjectReader):
+    """Reads one message, streamed or whole."""
 
-    Args:
-        stream: Whether it comes as events.
-    """
-
-    def __init__(self, *, stream: bool) -> None:
-        super().__init__(stream=stream)
+    def __init__(self) -> None:
+        super().__init__()
         self._tools: dict[int, int] = {}
         self._silent: dict[int, Any] = {}
-        self._usage: dict[str, int] = {}
-        self._reason: str | None = None
+        self._counts: dict[str, int] = {}
         self._sequence: str | None = None
-        self._stopped = False
 
-    def event(self, event: dict[str, Any]) -> Iterator[Piece]:
-        """The deltas of one event."""
-        return ((delta, None) for delta in self._event(event))
+    def frame(self, frame: dict[str, Any]) -> Iterator[Event]:
+        """The events of one event of the dialect.
 
-    def whole(self, body: dict[str, Any]) -> Iterator[Piece]:
-        """The deltas of a message that is not streamed."""
-        return ((delta, None) for delta in self._message(body))
-
-    def finished(self, text: str) -> Finished | None:
-        """The end of the message, once it has stopped."""
-        if not self._stopped:
-            return None
-        given = self._usage.get
-        cached, created = given("cache_read_input_tokens", 0), given("cache_creation_input_tokens", 0)
-        usage = Usage(
-            given("input_tokens", 0) + cached + created,
-            given("output_tokens", 0),
-            estimated=not self._usage,
-            cached_tokens=cached,
-            cache_creation_tokens=created,
-        )
-        return Finished(text, usage, _REASONS.get(self._reason or "", "stop"), stop_sequence=self._sequence)
-
-    def _event(self, event: dict[str, Any]) -> Iterator[Delta]:
-        match event.get("type"):
-            case "message_start":
-                self._count(event["message"].get("usage"))
-            case "content_block_start":
-                yield from self._begin(event["index"], event["content_block"])
-            case "content_block_delta":
-                yield from self._go_on(event["index"], event["delta"])
-            case "content_block_stop" if event["index"] in self._silent:
-                # A call without arguments, or one that came whole with its beginning.
-                given = encode(self._silent.pop(event["index"])).decode()
-                yield ToolCall(self._tools[event["index"]], arguments=given)
-            case "message_delta":
-                self._ended(event["delta"])
-                self._count(event.get("usage"))
-            case "message_stop":
-                self._stopped = True
+        Raises:
+            InferenceError: It is an error.
+        """
+        match frame.get("type"):
             case "error":
-                raise _error(event)
+                raise frame_error(encode(frame))
+            case "message_stop":
+                self.complete = True
+                yield self._finished()
+            case _:
+                for delta in self._deltas(frame):
+                    yield self.answer.chunk(delta)
+
+    def message(self, message: dict[str, Any]) -> Iterator[Event]:
+        """The events of a message that came at once.
+
+        Raises:
+            InferenceError: It is an error.
+        """
+        if message.get("type") == "error":
+            raise frame_error(encode(message))
+        for index, block in enumerate(message["content"]):
+            for delta in (*self._begin(index, block), *self._end(index)):
+                yield self.answer.chunk(delta)
+        self._ended(message)
+        self._count(message.get("usage"))
+        yield self._finished()
+
+    def _deltas(self, frame: dict[str, Any]) -> Iterator[Delta]:
+        match frame.get("type"):
+            case "message_start":
+                self._count(frame["message"].get("usage"))
+            case "content_block_start":
+                yield from self._begin(frame["index"], frame["content_block"])
+            case "content_block_delta":
+                yield from self._go_on(frame["index"], frame["delta"])
+            case "content_block_stop":
+                yield from self._end(frame["index"])
+            case "message_delta":
+                self._ended(frame["delta"])
+                self._count(frame.get("usage"))
 
     def _begin(self, index: int, block: dict[str, Any]) -> Iterator[Delta]:
         match block["type"]:
@@ -108,35 +102,35 @@ class MessageReader(JsonReader):
                 self._silent.pop(index, None)
                 yield ToolCall(self._tools[index], arguments=string(delta["partial_json"]))
 
-    def _message(self, message: dict[str, Any]) -> Iterator[Delta]:
-        if message.get("type") == "error":
-            raise _error(message)
-        for index, block in enumerate(message["content"]):
-            yield from self._begin(index, block)
-            if index in self._silent:
-                yield ToolCall(self._tools[index], arguments=encode(self._silent.pop(index)).decode())
-        self._ended(message)
-        self._count(message.get("usage"))
-        self._stopped = True
+    def _end(self, index: int) -> Iterator[Delta]:
+        # A call without arguments, or one that came whole with its beginning.
+        if index in self._silent:
+            yield ToolCall(self._tools[index], arguments=encode(self._silent.pop(index)).decode())
 
     def _ended(self, delta: dict[str, Any]) -> None:
-        reason = delta.get("stop_reason")
-        self._reason = string(reason) if reason is not None else self._reason
-        sequence = delta.get("stop_sequence")
+        reason, sequence = delta.get("stop_reason"), delta.get("stop_sequence")
+        if reason is not None:
+            self.answer.ended(_REASONS.get(string(reason), "stop"))
         self._sequence = string(sequence) if sequence is not None else self._sequence
 
     def _count(self, usage: dict[str, Any] | None) -> None:
         # Figures of later events are totals, and take the place of the earlier ones.
         for name in _COUNTS:
             if (value := (usage or {}).get(name)) is not None:
-                self._usage[name] = count(value)
+                self._counts[name] = count(value)
+
+    def _finished(self) -> Finished:
+        given = self._counts.get
+        cached, created = given("cache_read_input_tokens", 0), given("cache_creation_input_tokens", 0)
+        if self._counts:
+            self.answer.usage = Usage(
+                given("input_tokens", 0) + cached + created,
+                given("output_tokens", 0),
+                cached_tokens=cached,
+                cache_creation_tokens=created,
+            )
+        return msgspec.structs.replace(self.answer.finished(), stop_sequence=self._sequence)
 
 
 def _seal(signature: Any) -> str | None:
     return f"{NAME}:{string(signature)}" if signature else None
-
-
-def _error(event: dict[str, Any]) -> InferenceError:
-    error = event["error"]
-    kind = error.get("type")
-    return typed_error(STATUSES.get(kind, 500), error.get("message"), {}, kind)

@@ -9,13 +9,13 @@ from uia_lab.dialects.anthropic import NAME, VERSION
 from uia_lab.dialects.anthropic.blocks import turns
 from uia_lab.dialects.anthropic.reader import MessageReader
 from uia_lab.dialects.upstream import Outgoing, Reader
-from uia_lab.dialects.upstream_errors import object_or_empty, typed_error
+from uia_lab.dialects.upstream_errors import upstream_error
 from uia_lab.domain.errors import BadRequest, InferenceError, Unsupported
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
 
 DEFAULT_MAX_TOKENS = 4096
-_PATH = "v1/messages"
+_PATH = "messages"
 _CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 _EFFORTS = {"minimal": "low"}
 # Parameters that change an answer and have no form here, each with the value that asks for nothing.
@@ -39,7 +39,7 @@ _REFUSED: dict[str, Any] = {
 
 
 class AnthropicMessages:
-    """Translates for an upstream with Anthropic's Messages below its base URL, ``https://api.anthropic.com``."""
+    """Translates for an upstream with Anthropic's Messages below its base URL, which ends in ``/v1``."""
 
     name = NAME
     tasks = frozenset({TEXT_GENERATION})
@@ -57,18 +57,17 @@ class AnthropicMessages:
             body = _as_it_came(request.wire.body)
         else:
             body = _translated(request)
-        body |= {"model": request.model or body.get("model"), "stream": request.stream}
-        return Outgoing(_PATH, body, request.stream, {"anthropic-version": VERSION})
+        # Always as a stream, so that silence and a caller who left are noticed at once.
+        body |= {"model": request.model or body.get("model"), "stream": True}
+        return Outgoing(_PATH, body, stream=True, headers={"anthropic-version": VERSION})
 
     def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:  # noqa: ARG002
         """A fresh reader of that call's answer."""
-        return MessageReader(stream=outgoing.stream)
+        return MessageReader()
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
-        told = object_or_empty(body).get("error")
-        error = told if isinstance(told, dict) else {}
-        return typed_error(status, error.get("message"), headers, error.get("type"))
+        return upstream_error(status, headers, body)
 
 
 def _as_it_came(raw: bytes) -> dict[str, Any]:
@@ -175,3 +174,6 @@ def _output(given: Mapping[str, Any]) -> dict[str, Any]:
     if config:
         made["output_config"] = config
     return made
+
+
+ANTHROPIC = AnthropicMessages()

@@ -10,7 +10,7 @@ from uia_lab.dialects.responses.items import items
 from uia_lab.dialects.responses.reader import ResponseReader
 from uia_lab.dialects.responses.tools import OWN
 from uia_lab.dialects.upstream import Outgoing, Reader
-from uia_lab.dialects.upstream_errors import openai_error
+from uia_lab.dialects.upstream_errors import upstream_error
 from uia_lab.domain.errors import BadRequest, InferenceError, Unsupported
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
@@ -55,16 +55,17 @@ class OpenAIResponses:
             body = _as_it_came(request.wire.body)
         else:
             body = _translated(request)
-        body |= {"model": request.model or body.get("model"), "stream": request.stream, "store": False}
-        return Outgoing(_PATH, body, request.stream)
+        # Always as a stream, so that silence and a caller who left are noticed at once.
+        body |= {"model": request.model or body.get("model"), "stream": True, "store": False}
+        return Outgoing(_PATH, body, stream=True)
 
     def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:  # noqa: ARG002
         """A fresh reader of that call's answer."""
-        return ResponseReader(stream=outgoing.stream)
+        return ResponseReader()
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
-        return openai_error(status, headers, body)
+        return upstream_error(status, headers, body)
 
 
 def _as_it_came(raw: bytes) -> dict[str, Any]:
@@ -158,3 +159,6 @@ def _format(form: Any) -> dict[str, Any] | None:
     raise BadRequest(
         "response_format must be json_object, or json_schema with a schema", param="response_format"
     )
+
+
+RESPONSES = OpenAIResponses()
