@@ -315,7 +315,8 @@ class HttpBackend:
 def _form(outgoing: Outgoing) -> "aiohttp.FormData":
     import aiohttp
 
-    form = aiohttp.FormData()
+    # Names of files as they are: servers show them, and tell the format by their ending.
+    form = aiohttp.FormData(quote_fields=False)
     for name, value in outgoing.body.items():
         for item in value if isinstance(value, (list, tuple)) else (value,):
             form.add_field(name, str(item))

@@ -10,7 +10,7 @@ class Audio:
 
     Args:
         data: The file's bytes.
-        filename: Its name; its ending tells many servers the format.
+        filename: Its name; its ending tells many servers the format. Line breaks and the like are left out.
         content_type: Its media type.
     """
 
@@ -18,7 +18,8 @@ class Audio:
 
     def __init__(self, data: bytes, filename: str, content_type: str = "application/octet-stream") -> None:
         self.data = data
-        self.filename = filename
+        # It stands in a header when it goes on to another server.
+        self.filename = "".join(filter(str.isprintable, filename)) or "audio"
         self.content_type = content_type
         self._summary: str | None = None
 
