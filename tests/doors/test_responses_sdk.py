@@ -133,8 +133,9 @@ async def test_what_codex_sends_whole_and_streamed(client, scripted):
     async with client.responses.stream(**fields) as stream:
         check(await stream.get_final_response())
     for asked in scripted.asked:
-        system, rules, task, said, first, second = asked.messages
-        assert (system["role"], rules["role"], task["content"]) == ("system", "developer", "Do it")
+        system, task, said, first, second = asked.messages
+        assert (system["role"], task["content"]) == ("system", "Do it")
+        assert system["content"].endswith("agent. \n\nRules")
         assert said["reasoning_content"] == "hm"
         names = [call["function"]["name"] for call in said["tool_calls"]]
         assert names == ["weather", "apply_patch"]

@@ -12,6 +12,7 @@ from uia_lab.domain.requests import Wire
 from uia_lab.domain.tasks import TEXT_GENERATION
 
 _LARGEST_ANSWER = 10_000_000
+_LONGEST_USER = 64
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 # Tokens of thinking up to which an effort is called so, for backends that know efforts only.
 _EFFORTS = ((4096, "low"), (16_384, "medium"))
@@ -36,7 +37,7 @@ def parse(body: bytes) -> Call:
         "top_p": fields.number("top_p", 0, 1),
         "top_k": fields.whole("top_k", 0),
         "stop": _stops(fields),
-        "user": Fields(fields.mapping("metadata") or {}, "metadata.").text("user_id", 512),
+        "user": _user(fields),
         "tools": _tools(fields) or None,
     }
     if parameters["tools"]:
@@ -53,6 +54,12 @@ def parse(body: bytes) -> Call:
         hints=fields.mapping("uia") or {},
         wire=Wire(NAME, body),
     )
+
+
+def _user(fields: Fields) -> str | None:
+    """Who the caller asks for; a longer name than other dialects take stays in this one."""
+    user = Fields(fields.mapping("metadata") or {}, "metadata.").text("user_id")
+    return user if user is not None and len(user) <= _LONGEST_USER else None
 
 
 def _stops(fields: Fields) -> list[str] | None:

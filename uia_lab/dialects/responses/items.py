@@ -1,5 +1,6 @@
 """The items of Responses as chat messages, and chat messages as items."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,15 @@ def messages(instructions: str | None, given: Any) -> list[dict[str, Any]]:
     found = [it for it in found if it["role"] != "assistant" or it["content"] or "tool_calls" in it]
     if not found:
         raise BadRequest("input has nothing to answer", param="input")
-    return found
+    return _with_one_head(found)
+
+
+def _with_one_head(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The instructions before the conversation as one message: the templates of many models take no more."""
+    head = list(itertools.takewhile(lambda it: it["role"] in ("system", "developer"), found))
+    if len(head) < 2 or not all(isinstance(it["content"], str) for it in head):
+        return found
+    return [{"role": "system", "content": "\n\n".join(it["content"] for it in head)}, *found[len(head) :]]
 
 
 def _take(found: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
