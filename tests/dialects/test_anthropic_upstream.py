@@ -334,7 +334,11 @@ def request_of(body):
 
 
 def test_what_came_in_this_dialect_goes_out_as_it_came():
-    body = DIALECT.outgoing(replace(request_of(CALL), model="claude")).body
+    call = calls.parse(json.dumps(CALL).encode(), "context-1,tools-2")
+    request = call.request("req-1", "me", RoutingHints())
+    out = DIALECT.outgoing(replace(request, model="claude"))
+    assert out.headers["anthropic-beta"] == "context-1,tools-2"
+    body = out.body
     assert (body["model"], "uia" in body) == ("claude", False)
     for name in ("system", "thinking", "tools", "max_tokens"):
         assert body[name] == CALL[name]

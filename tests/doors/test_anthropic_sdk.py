@@ -112,6 +112,7 @@ async def test_tools_and_thinking_whole_and_streamed(client, scripted):
         "thinking": {"type": "enabled", "budget_tokens": 2048},
         "stop_sequences": ["END"],
         "extra_body": {"top_k": 7},
+        "extra_headers": {"anthropic-beta": "some-2026"},
         "metadata": {"user_id": "u-1"},
     }
     await check(await client.messages.create(**fields))
@@ -123,7 +124,7 @@ async def test_tools_and_thinking_whole_and_streamed(client, scripted):
         assert (given["tool_choice"], given["parallel_tool_calls"]) == ("required", False)
         assert (given["stop"], given["top_k"], given["user"]) == (["END"], 7, "u-1")
         assert (given["max_tokens"], given["reasoning_effort"]) == (4096, "low")
-        assert asked.wire.dialect == "anthropic"
+        assert (asked.wire.dialect, asked.wire.headers) == ("anthropic", {"anthropic-beta": "some-2026"})
 
 
 async def test_a_conversation_with_tool_results_and_an_image(client, scripted):

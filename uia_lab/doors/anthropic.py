@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from uia_lab.dialects.answer import Answer
-from uia_lab.dialects.anthropic import answers, calls
+from uia_lab.dialects.anthropic import BETA, answers, calls
 from uia_lab.dialects.anthropic.errors import envelope
 from uia_lab.dialects.openai_call import Call
 from uia_lab.doors.answering import AnsweringDoor, Rendering
@@ -26,7 +26,7 @@ class MessagesDoor(AnsweringDoor):
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""
-        return calls.parse(body)
+        return calls.parse(body, self.request.headers.get(BETA))
 
     def whole(self, call: Call, answer: Answer) -> dict[str, Any]:
         """A message."""

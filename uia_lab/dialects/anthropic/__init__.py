@@ -2,3 +2,4 @@
 
 NAME = "anthropic"
 VERSION = "2023-06-01"
+BETA = "anthropic-beta"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from uia_lab.dialects.anthropic import NAME
+from uia_lab.dialects.anthropic import BETA, NAME
 from uia_lab.dialects.anthropic.blocks import messages
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object
@@ -18,8 +18,12 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = ((4096, "low"), (16_384, "medium"))
 
 
-def parse(body: bytes) -> Call:
+def parse(body: bytes, beta: str | None = None) -> Call:
     """The call in a body; fields we do not know are ignored.
+
+    Args:
+        body: The body.
+        beta: The header ``anthropic-beta``, without which Anthropic refuses the fields it names.
 
     Raises:
         BadRequest: The body or one of its fields is wrong; ``param`` names the field.
@@ -52,7 +56,7 @@ def parse(body: bytes) -> Call:
         parameters={name: value for name, value in parameters.items() if value is not None},
         stream=fields.flag("stream"),
         hints=fields.mapping("uia") or {},
-        wire=Wire(NAME, body),
+        wire=Wire(NAME, body, {BETA: beta} if beta else {}),
     )
 
 

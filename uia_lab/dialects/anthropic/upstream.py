@@ -53,13 +53,15 @@ class AnthropicMessages:
         Raises:
             Unsupported: The dialect has no form for something that was asked; the parameter is named.
         """
+        headers = {"anthropic-version": VERSION}
         if request.wire is not None and request.wire.dialect == NAME:
             body = _as_it_came(request.wire.body)
+            headers |= request.wire.headers
         else:
             body = _translated(request)
         # Always as a stream, so that silence and a caller who left are noticed at once.
         body |= {"model": request.model or body.get("model"), "stream": True}
-        return Outgoing(_PATH, body, stream=True, headers={"anthropic-version": VERSION})
+        return Outgoing(_PATH, body, stream=True, headers=headers)
 
     def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:  # noqa: ARG002
         """A fresh reader of that call's answer."""
