@@ -135,7 +135,9 @@ def _assistant(blocks: Iterable[tuple[dict[str, Any], str]]) -> dict[str, Any]:
     for block, where in blocks:
         fields = Fields(block, where + ".")
         if block["type"] == "thinking":
-            reasoning.append(fields.text("thinking", 2**31) if block.get("thinking") else "")  # type: ignore[arg-type]
+            if not isinstance(thought := block.get("thinking"), str):
+                raise fields.wrong("thinking", "a string")
+            reasoning.append(thought)
         elif block["type"] == "tool_use":
             name, call = fields.text("name", 256), fields.text("id", 256)
             if name is None or call is None:
