@@ -15,7 +15,7 @@ from uia_lab.domain.errors import (
 )
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.aliases import Aliases, Target
-from uia_lab.routing.features import NAMES, needed_features
+from uia_lab.routing.features import NAMES, WORDS, needed_features
 from uia_lab.routing.registry import Registered, Registry
 
 CACHE_SIZE = 256
@@ -234,11 +234,12 @@ class Eligibility:
             return None
         # What the one that comes closest is missing.
         missing = min((demand.features - entry.capabilities.features for entry in near), key=len)
-        names = sorted({NAMES[feature] for feature in missing})
+        what = " and ".join(WORDS.get(feature, f"{feature!r}") for feature in sorted(missing))
+        who = ", ".join(entry.backend_id for entry in near[:REASONS])
         return Unsupported(
-            f"{' and '.join(names)}: nobody who serves {demand.model or demand.task} here has "
-            f"{', '.join(sorted(missing))} ({', '.join(entry.backend_id for entry in near[:REASONS])})",
-            param=names[0],
+            f"no backend that does {demand.model or demand.task} here takes {what} ({who}); leave it out, or "
+            "choose another model",
+            param=min(NAMES[feature] for feature in missing),
         )
 
     def _external_allowed(self, entry: Registered, demand: Demand) -> bool:

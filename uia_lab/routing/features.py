@@ -30,6 +30,13 @@ NAMES = {
     "files": "messages",
 }
 """The parameter that asks for each feature."""
+WORDS = {
+    "audio_output": "audio as an answer",
+    "vision": "images in messages",
+    "audio": "recordings in messages",
+    "files": "files in messages",
+}
+"""What people call the features that are not named as their parameter is."""
 
 
 def needed_features(request: InferenceRequest) -> frozenset[str]:
