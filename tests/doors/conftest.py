@@ -8,8 +8,9 @@ import pytest
 
 from uia_lab.access.principals import Principal
 from uia_lab.config import InferenceServiceConfig
-from uia_lab.domain.backends import BackendCapabilities
+from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed
+from uia_lab.domain.events import Started
 from uia_lab.doors.application import HttpServer
 from uia_lab.doors.base import Timings
 from uia_lab.inference_backend_manager import BackendManager
@@ -27,6 +28,8 @@ class House:
     session: aiohttp.ClientSession
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     produced: int = 0
+    script: list = field(default_factory=list)
+    asked: list = field(default_factory=list)
 
     @property
     def manager(self):
@@ -51,6 +54,38 @@ class House:
         async with asyncio.timeout(seconds):
             while not self.manager.running:
                 await asyncio.sleep(0.01)
+
+
+class Scripted:
+    """Answers with the events, or the error, that the test wrote down, and remembers what it was asked."""
+
+    capabilities = BackendCapabilities(
+        {"text-generation"},
+        {"scripted"},
+        supports_streaming=True,
+        features={"tools", "vision", "files", "response_format", "logprobs"},
+        external=False,
+    )
+
+    def __init__(self, house):
+        self.house = house
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+    async def probe(self):
+        return Probe(BackendStatus.HEALTHY, "written down")
+
+    async def infer(self, request):
+        self.house.asked.append(request)
+        yield Started("")
+        for event in self.house.script:
+            if isinstance(event, Exception):
+                raise event
+            yield event
 
 
 def text_of(inputs):
@@ -93,6 +128,13 @@ def register(house):
     house.manager.register_backend(
         "vectors", "gpu", "Vectors", vectors, BackendCapabilities({"text-embedding"}, {"org/vectors"})
     )
+
+
+@pytest.fixture
+def scripted(house):
+    """The house with one more backend, which serves the model ``scripted``."""
+    house.manager.register_backend("scripted", "gpu", "Scripted", Scripted(house))
+    return house
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A backend behind an HTTP endpoint, in whichever dialect it speaks."""
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
@@ -107,7 +108,7 @@ class HttpBackend:
             supports_streaming=generates,
             supports_batching=True,
             protocols={"http"},
-            features={"tools", "response_format", "vision", "logprobs", "seed"} if generates else set(),
+            features=self.dialect.features if generates else frozenset(),
             external=self.external,
         )
 
@@ -200,7 +201,7 @@ class HttpBackend:
         asking = asyncio.create_task(
             self._session.post(
                 self._url(outgoing.path),
-                data=encode(outgoing.body),
+                data=_form(outgoing) if outgoing.files else encode(outgoing.body),
                 params=self._query,
                 headers=self._sent(outgoing, request),
             )
@@ -299,8 +300,10 @@ class HttpBackend:
         return {self.provider.auth: self.provider.scheme + self._key.reveal()}
 
     def _sent(self, outgoing: Outgoing, request: InferenceRequest) -> dict[str, str]:
+        # A form says its own type, with its boundary.
+        kind = {} if outgoing.files else {"Content-Type": "application/json"}
         return {
-            "Content-Type": "application/json",
+            **kind,
             "Accept": "text/event-stream" if outgoing.stream else "application/json",
             "x-uia-via": ",".join((*request.via, self._instance_id)),
             **outgoing.headers,
@@ -343,6 +346,20 @@ class HttpBackend:
         """A text of the endpoint's, which may repeat what it was sent."""
         key = self._key.reveal() if self._key is not None else ""
         return text.replace(key, "<key>") if key else text
+
+
+def _form(outgoing: Outgoing) -> "aiohttp.FormData":
+    import aiohttp
+
+    # Names of files as they are: servers show them, and tell the format by their ending.
+    form = aiohttp.FormData(quote_fields=False)
+    for name, value in outgoing.body.items():
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            form.add_field(name, str(item))
+    for name, file in outgoing.files.items():
+        # As a file: aiohttp would complain of large bytes, which it writes at once.
+        form.add_field(name, io.BytesIO(file.data), filename=file.filename, content_type=file.content_type)
+    return form
 
 
 async def _drain(response: "aiohttp.ClientResponse") -> None:

@@ -5,10 +5,17 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from uia_lab.domain.errors import BadRequest, suggestion
-from uia_lab.domain.tasks import TEXT_CLASSIFICATION, TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.domain.tasks import (
+    AUDIO_TRANSCRIPTION,
+    IMAGE_GENERATION,
+    TEXT_CLASSIFICATION,
+    TEXT_EMBEDDING,
+    TEXT_GENERATION,
+)
 
 _BOTH = frozenset({TEXT_GENERATION, TEXT_EMBEDDING})
 _TEXT = frozenset({TEXT_GENERATION})
+_ALL = _BOTH | {IMAGE_GENERATION, AUDIO_TRANSCRIPTION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai-chat",
             "https://api.openai.com/v1",
             keys=("OPENAI_API_KEY",),
+            tasks=_ALL,
             # Its reasoning models refuse the older name, and all of its chat models take the newer one.
             fields={"max_tokens": "max_completion_tokens"},
             aliases=("openai_api",),
@@ -112,7 +120,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai-chat",
             "https://api.groq.com/openai/v1",
             keys=("GROQ_API_KEY",),
-            tasks=_TEXT,
+            tasks=_TEXT | {AUDIO_TRANSCRIPTION},
             aliases=("groq_api",),
         ),
         Provider(
@@ -148,6 +156,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "Azure OpenAI",
             "openai-chat",
             keys=("AZURE_OPENAI_API_KEY",),
+            tasks=_ALL,
             auth="api-key",
             scheme="",
             prefix="/openai/v1",

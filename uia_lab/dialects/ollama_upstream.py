@@ -23,6 +23,7 @@ class Ollama:
 
     name = "ollama"
     tasks = frozenset({TEXT_GENERATION, TEXT_EMBEDDING})
+    features = frozenset({"tools", "vision", "response_format", "logprobs", "seed"})
 
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The call that asks for a request's answer.

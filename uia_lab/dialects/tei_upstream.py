@@ -20,6 +20,7 @@ class TextEmbeddingsInference:
 
     name = "tei"
     tasks = frozenset({TEXT_EMBEDDING, TEXT_CLASSIFICATION})
+    features: frozenset[str] = frozenset()
 
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The call that asks for a request's answer.

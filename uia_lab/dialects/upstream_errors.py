@@ -52,6 +52,7 @@ _BY_NAME: dict[str, type[InferenceError]] = {
     "exceed_context_size_error": ContextTooLong,
     "insufficient_quota": NotAllowed,
     "invalid_api_key": Unauthenticated,
+    "invalid_prompt": BadRequest,
     "invalid_request_error": BadRequest,
     "loop_detected": LoopDetected,
     "model_not_available": ModelNotFound,
@@ -62,6 +63,8 @@ _BY_NAME: dict[str, type[InferenceError]] = {
     "permission_error": NotAllowed,
     "rate_limit_error": RateLimited,
     "resource_exhausted": RateLimited,
+    "server_is_overloaded": NoBackendAvailable,
+    "slow_down": NoBackendAvailable,
     "string_above_max_length": ContextTooLong,
     "unavailable": NoBackendAvailable,
     "unavailable_error": NoBackendAvailable,
@@ -101,7 +104,9 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
 def frame_error(data: bytes) -> InferenceError:
     """The typed error of a frame inside an answer that had begun with a good status."""
     facts = _Facts(data)
-    status = facts.status or (400 if _CONTEXT.search(facts.message) else 500)
+    # Nothing but the name tells there whose fault it is.
+    blames_request = any(_BY_NAME.get(name) is BadRequest for name in facts.names)
+    status = facts.status or (400 if blames_request or _CONTEXT.search(facts.message) else 500)
     error = _kind(status, facts)(
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )

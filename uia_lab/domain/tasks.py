@@ -5,6 +5,8 @@ from uia_lab.domain.errors import BadRequest, suggestion
 TEXT_GENERATION = "text-generation"
 TEXT_EMBEDDING = "text-embedding"
 TEXT_CLASSIFICATION = "text-classification"
+AUDIO_TRANSCRIPTION = "audio-transcription"
+IMAGE_GENERATION = "image-generation"
 
 TASKS = frozenset(
     {
@@ -18,8 +20,8 @@ TASKS = frozenset(
         "token-classification",
         "zero-shot-classification",
         "image-classification",
-        "audio-transcription",
-        "image-generation",
+        AUDIO_TRANSCRIPTION,
+        IMAGE_GENERATION,
     }
 )
 

@@ -13,6 +13,7 @@ from tornado.web import Application, RequestHandler
 
 from uia_lab.access.credentials import bearer
 from uia_lab.doors.base import MAX_BODY, Door, Timings
+from uia_lab.doors.forms import KEPT_TYPE
 from uia_lab.doors.open_doors import OpenDoors
 from uia_lab.doors.routes import routes
 from uia_lab.doors.standalone import standalone_door
@@ -33,12 +34,14 @@ class _Doors(Application):
     """Looks at requests when only their headers are there: of strangers' bodies little is read."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """The handler, with a request whose body nobody will parse as a form."""
+        """The handler, with a request whose body tornado will not take for a form."""
         key = bearer(request.headers)
         if key is None or self.settings["uia_service"].keys.verify(key) is None:
             cast("HTTP1Connection", request.connection).set_max_body_size(STRANGERS_BODY)
-        # No door reads a form; tornado would parse one before anybody is asked who they are.
-        request.headers.pop("Content-Type", None)
+        # Tornado would parse a form before it is known who sends it; a door that takes one does it later.
+        request.headers.pop(KEPT_TYPE, None)
+        if (content_type := request.headers.pop("Content-Type", None)) is not None:
+            request.headers[KEPT_TYPE] = content_type
         return super().find_handler(request, **kwargs)
 
 
