@@ -5,6 +5,7 @@ import aiohttp
 import pytest
 
 from uia_lab.doors import websocket
+from uia_lab.doors.feeds import Feeds
 from uia_lab.doors.updates import Updates
 
 TOKEN = "uia-test-key-of-read"
@@ -54,8 +55,8 @@ async def test_bad_messages_get_an_error_and_the_socket_stays_open(ws, monkeypat
         ("x" * 2000, "bad_request"),
         ('{"type": 3}', "unknown_message"),
         ('{"type": "dance", "request_id": "r"}', "unknown_message"),
-        ('{"type": "inference", "request_id": "r"}', "unsupported_message"),
-        ('{"type": "register"}', "unsupported_message"),
+        ('{"type": "inference", "request_id": "r"}', "not_allowed"),
+        ('{"type": "register"}', "not_allowed"),
         ('{"type": "status", "details": "some"}', "bad_request"),
         ('{"type": "subscribe"}', "bad_request"),
         ('{"type": "subscribe", "topics": ["status", "weather"]}', "bad_request"),
@@ -120,11 +121,12 @@ async def test_the_newest_state_wins_for_a_slow_reader():
         while True:
             yield {"n": await states.get()}
 
-    async def send(name, /, **fields):
+    async def send(message):
+        fields = json.loads(message)
         sent.append((fields["sequence"], fields["data"]["n"]))
         await room.wait()
 
-    updates = Updates(subscribe, send)
+    updates = Updates(Feeds(subscribe), send)
     updates.add(["status"])
     for number in range(50):
         states.put_nowait(number)

@@ -13,6 +13,7 @@ from uia_lab.domain.errors import (
     Cancelled,
     DeadlineExceeded,
     InferenceError,
+    LoopDetected,
     StreamInterrupted,
 )
 from uia_lab.domain.events import Chunk, Event, Finished, Started, Switched, Usage
@@ -28,6 +29,8 @@ from uia_lab.routing.strategies import Tried
 from uia_lab.routing.turns import Attempt, Granted, Queued, Refused
 
 log = logging.getLogger(__name__)
+
+MOST_HOPS = 4
 
 
 async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event, None]:
@@ -70,6 +73,7 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
 async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
     """The events of as many attempts as it takes, numbered as one answer."""
     request = run.request
+    _refuse_loop(request, host.instance_id)
     deadline = run.began_at + (request.routing.deadline_s or host.request_timeout)
     limit = request.routing.max_attempts or host.max_attempts
     tried: Tried = frozenset()
@@ -124,6 +128,19 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
                 raise
     assert last is not None
     raise _given_up(run, last)
+
+
+def _refuse_loop(request: InferenceRequest, instance_id: str) -> None:
+    """Refuses what has been here before, or has come through too many instances to be anything but a loop.
+
+    Raises:
+        LoopDetected: With the way it came.
+    """
+    if instance_id in request.via or len(request.via) > MOST_HOPS:
+        raise LoopDetected(
+            f"the request came through {' > '.join(request.via)} to {instance_id}; backends that are uia_lab "
+            f"servers must not lead back here, nor through more than {MOST_HOPS} of them"
+        )
 
 
 async def _lease(

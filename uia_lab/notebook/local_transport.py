@@ -9,7 +9,8 @@ import numpy as np
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING
-from uia_lab.notebook.transport import EventStream
+from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
@@ -69,6 +70,12 @@ class InProcessTransport:
         """Cancels a request; one that has ended meanwhile is fine."""
         (await self.manager()).cancel(request_id)
 
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A backend of the manager in this process."""
+        return _LocalPublication(self, function, backend_id, name, max_concurrency)
+
     async def aclose(self) -> None:
         """Stops the service."""
         service, self._service = self._service, None
@@ -98,3 +105,49 @@ class _LocalStream:
     async def aclose(self) -> None:
         if self._answer is not None:
             await self._answer.aclose()
+
+
+class _LocalPublication:
+    """A function among the manager's backends."""
+
+    def __init__(
+        self,
+        transport: InProcessTransport,
+        function: ServedFunction,
+        backend_id: str,
+        name: str,
+        max_concurrency: int,
+    ) -> None:
+        self._transport = transport
+        self._function = function
+        self._backend_id = backend_id
+        self._name = name
+        self._max_concurrency = max_concurrency
+        self._ready = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        return self._ready.is_set()
+
+    async def run(self) -> None:
+        manager = await self._transport.manager()
+        manager.register_backend(
+            self._backend_id,
+            "gpu",
+            self._name,
+            self._function,
+            max_concurrency=self._max_concurrency,
+            metadata={"served_by": "this kernel"},
+        )
+        try:
+            await manager.probe(self._backend_id)
+            self._ready.set()
+            await asyncio.Event().wait()
+        finally:
+            self._ready.clear()
+            there = manager.get_backend(self._backend_id)
+            if there is not None and there.instance is self._function:
+                manager.unregister_backend(self._backend_id)
+
+    async def ready(self) -> None:
+        await self._ready.wait()
