@@ -79,6 +79,8 @@ class ServedFunction(CallableBackend):
         on_error: OnError = log_error,
         threads: int = 4,
     ) -> None:
+        if not callable(function):
+            raise BadRequest(f"only a function can be served, not {function!r}", param="function")
         super().__init__(function, threads)
         if not isinstance(model, str) or not model:
             raise BadRequest("model must be a non-empty string", param="model")

@@ -13,7 +13,9 @@ ENDS = ("inference_complete", "inference_result", "inference_cancelled", "infere
 
 async def test_a_whole_answer(house):
     async with house.socket("infer") as ws:
-        await ws.send("inference", request_id="r", model="echo", inputs="a b c", parameters={"max_length": 50})
+        await ws.send(
+            "inference", request_id="r", model="echo", inputs="a b c", parameters={"max_length": 50}
+        )
         started = await ws.receive()
         assert (started["type"], started["request_id"]) == ("inference_started", "r")
         assert (started["model"], started["task"], started["backend"]) == ("echo", "text-generation", "echo")

@@ -243,7 +243,8 @@ class SocketDoor(Door, WebSocketHandler):
                 sent = self.write_message(message)
             except WebSocketClosedError:
                 return
-            if stream is None or not stream.writing():
+            if stream is not None and not stream.writing() and not stream.closed():
+                # All of it is with the kernel.
                 return
             try:
                 async with asyncio.timeout(self.timings.stalled_s):

@@ -230,7 +230,9 @@ class Lab:
         def decorate(function: Callable[..., Any]) -> Serving:
             if self.closed:
                 raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
-            chosen = model if model is not None else getattr(function, "__name__", "function")
+            chosen = model if model is not None else getattr(function, "__name__", "<nameless>")
+            if chosen.startswith("<"):
+                raise BadRequest("the function has no name; write @lab.serve(model=...)", param="model")
             return self._servings.serve(function, chosen, task, name or chosen, max_concurrency)
 
         return decorate
