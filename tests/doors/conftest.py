@@ -26,8 +26,8 @@ class Socket:
         self.ws = ws
         self.hello = None
 
-    async def send(self, type, **fields):
-        await self.ws.send_json({"type": type, **fields})
+    async def send(self, name, /, **fields):
+        await self.ws.send_json({"type": name, **fields})
 
     async def receive(self, *types, seconds=20.0):
         """The next message, or the next one of some types."""
@@ -38,8 +38,8 @@ class Socket:
                 if not types or message["type"] in types:
                     return message
 
-    async def ask(self, type, **fields):
-        await self.send(type, **fields)
+    async def ask(self, name, /, **fields):
+        await self.send(name, **fields)
         return await self.receive()
 
     async def closed(self, seconds=20.0):

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -18,10 +19,10 @@ TYPES = ("subscribe", "unsubscribe", "inference", "cancel", "status", "ping", "r
          "complete", "fail", "dance", "", None, 7)  # fmt: skip
 FIELDS = ("topics", "request_id", "model", "task", "inputs", "parameters", "stream", "routing", "details",
           "backend", "result", "chunk", "index", "usage", "finish_reason", "error", "code")  # fmt: skip
-VALUES = (None, True, 0, -1, 10**400, 1e308, -0.0, "", "echo", "text-generation", "\ud800", "x" * 5000, [], {},
-          [[]], {"a": {"b": [1, {}]}}, ["status"], ["status", 7], {"id": "w"}, {"id": "w", "task": "chat"},
-          [{"role": "user", "content": None}], {"via": [1]}, {"n": 129}, {"temperature": "x"},
-          {"priority": 10**30})  # fmt: skip
+VALUES = (None, True, 0, -1, 10**400, 1e308, -0.0, "", "echo", "text-generation", "\ud800", "x" * 5000, [],
+          {}, [[]], {"a": {"b": [1, {}]}}, ["status"], ["status", 7], {"id": "w"},
+          {"id": "w", "task": "chat"}, [{"role": "user", "content": None}], {"via": [1]}, {"n": 129},
+          {"temperature": "x"}, {"priority": 10**30})  # fmt: skip
 
 
 class Raw:
@@ -67,10 +68,8 @@ class Raw:
         except (TimeoutError, ConnectionError):
             pass
         self.writer.close()
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 async def check(house, baseline):
@@ -153,18 +152,18 @@ async def test_hard_json(house, baseline, text):
 
 async def test_frames_that_break_the_protocol(house, baseline):
     frames = (
-        dict(opcode=0x3, data=b"reserved opcode"),
-        dict(opcode=0x1, data=b"reserved bits", flags=0x70),
-        dict(opcode=0x0, data=b"continues nothing"),
-        dict(opcode=0x1, data=b"\xff\xfe no utf-8"),
-        dict(opcode=0x1, data=b"not masked", mask=False),
-        dict(opcode=0x9, data=b"x" * 126),
-        dict(opcode=0x9, data=b"x", fin=False),
-        dict(opcode=0x8, data=b"\x03"),
-        dict(opcode=0x8, data=b"\x03\xe8\xff\xff"),
-        dict(opcode=0x1, data=b"", length=2**62),
-        dict(opcode=0x1, data=b"{}", length=100),
-        dict(opcode=0x2, data=os.urandom(1000)),
+        {"opcode": 0x3, "data": b"reserved opcode"},
+        {"opcode": 0x1, "data": b"reserved bits", "flags": 0x70},
+        {"opcode": 0x0, "data": b"continues nothing"},
+        {"opcode": 0x1, "data": b"\xff\xfe no utf-8"},
+        {"opcode": 0x1, "data": b"not masked", "mask": False},
+        {"opcode": 0x9, "data": b"x" * 126},
+        {"opcode": 0x9, "data": b"x", "fin": False},
+        {"opcode": 0x8, "data": b"\x03"},
+        {"opcode": 0x8, "data": b"\x03\xe8\xff\xff"},
+        {"opcode": 0x1, "data": b"", "length": 2**62},
+        {"opcode": 0x1, "data": b"{}", "length": 100},
+        {"opcode": 0x2, "data": os.urandom(1000)},
     )
     for frame in frames:
         raw = await Raw.open(house)

@@ -65,7 +65,7 @@ def server(service):
         doors = HttpServer(service, "127.0.0.1", 0)
         portal.call(doors.start)
         key = service.keys.create("tests", ["infer", "read", "admin"])
-        yield SimpleNamespace(url=doors.url, key=key, portal=portal)
+        yield SimpleNamespace(url=doors.url, key=key, portal=portal, doors=doors)
         portal.call(doors.stop)
         portal.call(service.stop)
 

@@ -10,6 +10,8 @@ from uia_lab.dialects.json_body import encode
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 16
+
 Listener: TypeAlias = Callable[[str, bytes], None]
 Subscribe: TypeAlias = Callable[[str], AsyncIterator[dict[str, Any]]]
 
@@ -79,8 +81,12 @@ class _Feed:
                     continue
                 latest = raw
                 self._newcomers.clear()
-                for listener in tuple(self._listeners):
-                    listener(self._topic, raw)
+                for number, listener in enumerate(tuple(self._listeners), 1):
+                    if listener in self._listeners:
+                        listener(self._topic, raw)
+                    if number % AT_ONCE == 0:
+                        # Hundreds of sockets in one turn of the loop would keep everybody else waiting.
+                        await asyncio.sleep(0)
 
     async def _greet(self) -> None:
         """A snapshot of now for those who have come since the last change: one for all of them."""

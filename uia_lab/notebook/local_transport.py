@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING
@@ -124,12 +125,25 @@ class _LocalPublication:
         self._name = name
         self._max_concurrency = max_concurrency
         self._ready = asyncio.Event()
-
-    @property
-    def connected(self) -> bool:
-        return self._ready.is_set()
+        self._refused: InferenceError | None = None
+        self.connected = False
 
     async def run(self) -> None:
+        try:
+            await self._serve()
+        except InferenceError as error:
+            self._refused = error
+            raise
+        finally:
+            self.connected = False
+            self._ready.set()
+
+    async def ready(self) -> None:
+        await self._ready.wait()
+        if self._refused is not None:
+            raise self._refused
+
+    async def _serve(self) -> None:
         manager = await self._transport.manager()
         manager.register_backend(
             self._backend_id,
@@ -141,13 +155,10 @@ class _LocalPublication:
         )
         try:
             await manager.probe(self._backend_id)
+            self.connected = True
             self._ready.set()
             await asyncio.Event().wait()
         finally:
-            self._ready.clear()
             there = manager.get_backend(self._backend_id)
             if there is not None and there.instance is self._function:
                 manager.unregister_backend(self._backend_id)
-
-    async def ready(self) -> None:
-        await self._ready.wait()
