@@ -4,6 +4,9 @@ import pytest
 from traitlets.config import Config
 
 from uia_lab.config import ConfigError, InferenceServiceConfig
+from uia_lab.domain.errors import NotAllowed
+from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.unified_inference_service import UnifiedInferenceService
 
 
 def test_order_of_sources(monkeypatch):
@@ -64,3 +67,75 @@ def test_a_bad_value_names_the_setting(bad):
 def test_every_setting_has_help():
     for name, trait in InferenceServiceConfig.class_traits(config=True).items():
         assert trait.help.endswith("."), name
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """A folder that stands for the system-wide one, and one for the user's."""
+    folders = {name: tmp_path / name for name in ("system", "user")}
+    for folder in folders.values():
+        folder.mkdir()
+    monkeypatch.setattr("jupyter_core.paths.SYSTEM_CONFIG_PATH", [str(folders["system"])])
+    monkeypatch.delenv("JUPYTER_NO_CONFIG", raising=False)
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(folders["user"]))
+    return folders
+
+
+def write(folder, **settings):
+    text = "\n".join(f"c.InferenceServiceConfig.{name} = {value!r}" for name, value in settings.items())
+    (folder / "jupyter_server_config.py").write_text(text)
+
+
+def test_a_server_alone_reads_jupyters_files(system, monkeypatch):
+    write(system["user"], queue_size=7, queue_timeout=3)
+    (system["user"] / "jupyter_uia_lab_server_config.json").write_text(
+        '{"InferenceServiceConfig": {"queue_size": 8}, "ServerApp": {"port": 1}}'
+    )
+    monkeypatch.setenv("LOAD_BALANCING_STRATEGY", "round_robin")
+    config = InferenceServiceConfig.from_files(queue_timeout=4)
+    assert (config.queue_size, config.queue_timeout) == (8, 4)
+    assert config.load_balancing_strategy == "round_robin"
+    write(system["user"], queue_sizes=7)
+    with pytest.raises(ConfigError, match="queue_size"):
+        InferenceServiceConfig.from_files()
+
+
+def test_what_the_systems_administrator_locked_stays(system, monkeypatch, caplog):
+    write(
+        system["system"],
+        external_policy="never",
+        queue_size=5,
+        locked_settings=["external_policy", "load_balancing_strategy"],
+        load_balancing_strategy="round_robin",
+    )
+    write(system["user"], external_policy="any", queue_size=9, locked_settings=["queue_size"])
+    monkeypatch.setenv("UIA_EXTERNAL_POLICY", "any")
+    config = InferenceServiceConfig.from_files(external_policy="any")
+    assert (config.external_policy, config.queue_size) == ("never", 9)
+    assert "external_policy: locked" in caplog.text
+    with pytest.raises(ConfigError, match="locked"):
+        config.external_policy = "any"
+    config.external_policy = "never"
+    config.queue_size = 3
+    manager = BackendManager(config)
+    manager.configure({"load_balancing": "least_loaded"})
+    assert manager.strategy_name == "round_robin"
+
+
+async def test_a_locked_strategy_cannot_be_changed_while_it_runs(system):
+    write(
+        system["system"], load_balancing_strategy="round_robin", locked_settings=["load_balancing_strategy"]
+    )
+    config = InferenceServiceConfig(enable_hf_server=False)
+    service = UnifiedInferenceService(config, manager=BackendManager(config))
+    await service.start(listen=False)
+    with pytest.raises(NotAllowed, match="locked"):
+        await service.kept.set_strategy("least_loaded")
+    assert service.get_backend_manager().strategy_name == "round_robin"
+    await service.stop()
+
+
+def test_a_broken_system_file_locks_nothing_open(system):
+    (system["system"] / "jupyter_server_config.py").write_text("1 / 0")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        InferenceServiceConfig()

@@ -185,7 +185,7 @@ async def test_a_store_that_fails_is_reported_and_the_rest_runs(tmp_path, monkey
     async with UnifiedInferenceService(InferenceServiceConfig(enable_hf_server=False)) as service:
         assert service.parts["store"]["state"] == "failed"
         assert "store_path" in service.parts["store"]["reason"]
-        assert (service.request_log, service.aliases) == (None, None)
+        assert (service.request_log, service.kept.store) == (None, None)
         manager = service.get_backend_manager()
         manager.register_backend("a", "gpu", "A", lambda: "x", capable())
         assert (await manager.infer("generation", inputs="x")).text == "x"

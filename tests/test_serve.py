@@ -158,3 +158,36 @@ def test_models_are_listed(models):
     )  # fmt: skip
     assert "SmolLM2-135M-Instruct: text-generation, in the cache" in done.stdout
     assert "all-MiniLM-L6-v2: text-embedding, in the cache" in done.stdout
+
+
+def keys(*arguments, status=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "uia_lab", "keys", *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_keys_of_the_command_line_open_a_server_that_runs_until_they_are_revoked(served):
+    secret = keys("create", "my script", "--model", "SmolLM2*", "--requests-per-minute", "100").split()[-1]
+    assert "SmolLM2*" in (listed := keys("list"))
+    assert secret not in listed
+
+    def status():
+        return served.curl("v1/models", None, secret, "-o", "/dev/null", "-w", "%{http_code}")
+
+    def until(wanted):
+        deadline = time.monotonic() + 30
+        while status() != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    until("200")
+    names = [item["id"] for item in json.loads(served.curl("v1/models", None, secret))["data"]]
+    assert names == ["SmolLM2-135M-Instruct"]
+    assert "already" in keys("create", "my script", status=2)
+    assert "Did you mean 'my script'" in keys("revoke", "my scrip", status=2)
+    assert "within a second" in keys("revoke", "my script")
+    until("401")
+    assert "whole number" in keys("create", "x", "--token-budget", "0", status=2)

@@ -6,7 +6,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from tests.backends.conftest import KEY, make_server  # noqa: F401 - a fixture
+from tests.upstreams.uia_server import KEY
 from uia_lab import worker as worker_module
 from uia_lab.domain.errors import BackendFailed, BadRequest, ContextTooLong, NotAllowed, Unauthenticated
 from uia_lab.domain.events import Chunk
@@ -60,7 +60,7 @@ async def pieces_async(request):
         (pieces_async, True, "A B "),
     ],
 )
-async def test_any_kind_of_function_serves(make_server, function, streams, answer):  # noqa: F811
+async def test_any_kind_of_function_serves(make_server, function, streams, answer):
     server = await make_server()
     async with working(server, function, name="Mine") as worker:
         info = server.manager.get_backend(worker.registration.id)
@@ -77,7 +77,7 @@ async def test_any_kind_of_function_serves(make_server, function, streams, answe
     await until(lambda: not server.manager.list_backends("websocket"))
 
 
-async def test_embeddings_and_chat_messages(make_server):  # noqa: F811
+async def test_embeddings_and_chat_messages(make_server):
     server = await make_server()
 
     def lengths(inputs):
@@ -93,7 +93,7 @@ async def test_embeddings_and_chat_messages(make_server):  # noqa: F811
         assert result.result == "last heard me"
 
 
-async def test_what_a_function_raises_is_its_owner_s_to_see(make_server):  # noqa: F811
+async def test_what_a_function_raises_is_its_owner_s_to_see(make_server):
     server = await make_server()
     seen = []
 
@@ -118,7 +118,7 @@ async def test_what_a_function_raises_is_its_owner_s_to_see(make_server):  # noq
     ]
 
 
-async def test_an_abort_ends_the_call(make_server):  # noqa: F811
+async def test_an_abort_ends_the_call(make_server):
     server = await make_server()
     ended = asyncio.Event()
 
@@ -140,7 +140,7 @@ async def test_an_abort_ends_the_call(make_server):  # noqa: F811
         await until(lambda: not worker._calls)
 
 
-async def test_it_comes_back_when_its_server_does(make_server):  # noqa: F811
+async def test_it_comes_back_when_its_server_does(make_server):
     server = await make_server()
     async with working(server, whole) as worker:
         await server.stop()
@@ -150,7 +150,7 @@ async def test_it_comes_back_when_its_server_does(make_server):  # noqa: F811
         assert (await again.manager.infer("chat", "m", "a")).result == "A"
 
 
-async def test_what_is_refused_is_said(make_server):  # noqa: F811
+async def test_what_is_refused_is_said(make_server):
     server = await make_server(scopes=("infer",))
     for worker, error in (
         (Worker(server.url, "uia-not-a-key-of-theirs", whole, model="m"), Unauthenticated),
@@ -175,7 +175,7 @@ async def test_what_is_refused_is_said(make_server):  # noqa: F811
     assert KEY not in repr(worker)
 
 
-async def test_one_that_is_replaced_ends(make_server):  # noqa: F811
+async def test_one_that_is_replaced_ends(make_server):
     server = await make_server()
     old = Worker(server.url, KEY, lambda: "old", model="m", backend_id="w")
     running = asyncio.create_task(old.run())
@@ -187,7 +187,7 @@ async def test_one_that_is_replaced_ends(make_server):  # noqa: F811
         assert len(server.manager.list_backends("websocket")) == 1
 
 
-async def test_an_answer_above_the_limit_is_an_error_of_its_request(make_server, monkeypatch):  # noqa: F811
+async def test_an_answer_above_the_limit_is_an_error_of_its_request(make_server, monkeypatch):
     monkeypatch.setattr(worker_module, "MOST_BYTES", 1000)
     server = await make_server()
     async with working(server, lambda inputs: "x" * int(inputs)):

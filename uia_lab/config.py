@@ -1,5 +1,6 @@
 """Every setting, its environment variable and its help."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,10 @@ from typing import Any
 from traitlets import Bool, Dict, Enum, Float, Int, List, TraitError, TraitType, Unicode, validate
 from traitlets.config import Config, Configurable
 
-from uia_lab.domain.errors import suggestion
+from uia_lab import config_files
+from uia_lab.domain.errors import NotAllowed, suggestion
+
+log = logging.getLogger(__name__)
 
 
 class ConfigError(TraitError, ValueError):
@@ -18,7 +22,8 @@ class InferenceServiceConfig(Configurable):
     """Settings of the service, by keyword, Jupyter config file, command line or environment.
 
     In rising order a value comes from its default, its environment variable, a Jupyter config file
-    (``c.InferenceServiceConfig.x = ...``), the command line, a keyword argument.
+    (``c.InferenceServiceConfig.x = ...``), the command line, a keyword argument. What the administrator of
+    the system locked (``locked_settings``) stays as it is, whoever says otherwise.
 
     Raises:
         ConfigError: An unknown setting or a bad value, with what is allowed.
@@ -51,6 +56,9 @@ class InferenceServiceConfig(Configurable):
     queue_size = Int(100, min=0, help="Requests that may wait for one model.").tag(config=True)
     queue_timeout = Float(30.0, min=0, help="Seconds a request may wait for a free backend.").tag(config=True)
     request_timeout = Float(600.0, min=0.001, help="Seconds for a whole request.").tag(config=True)
+    max_concurrent_requests = Int(
+        512, min=1, help="Requests at once, whoever asks and those that wait included; more get a 503."
+    ).tag(config=True)
     max_attempts = Int(3, min=1, help="Backends tried for one request at most.").tag(config=True)
 
     hf_server_host = Unicode("127.0.0.1", help="Address `serve` listens at.").tag(
@@ -91,10 +99,14 @@ class InferenceServiceConfig(Configurable):
     )
     api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
     cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
-    api_keys = Dict(
+    api_key_files = Dict(
         Unicode(),
-        help="Keys that backends are called with, by name; what is not here is looked for in the environment "
-        "and in the system's keyring (service `uia_lab`).",
+        help="Files that hold the keys backends are called with, by the key's name; what is not here is "
+        "looked for in the environment and in the system's keyring (service `uia_lab`). Not the keys "
+        "themselves: Jupyter writes its configuration into its debug log.",
+    ).tag(config=True)
+    locked_settings = List(
+        Unicode(), help="Settings nobody may change; counts in the config files of the whole system only."
     ).tag(config=True)
     allowed_endpoint_hosts = List(
         Unicode(), help="Link-local or metadata hosts that backends may be at all the same."
@@ -107,6 +119,7 @@ class InferenceServiceConfig(Configurable):
         ]
         if unknown:
             raise ConfigError(f"unknown setting {unknown[0]!r}.{suggestion(unknown[0], settings)}")
+        self._locks: Mapping[str, Any] = {}
         for name, trait in settings.items():
             variable = trait.metadata.get("env")
             if variable and variable in os.environ:
@@ -117,6 +130,49 @@ class InferenceServiceConfig(Configurable):
             raise
         except TraitError as error:
             raise ConfigError(str(error)) from error
+        self._lock()
+
+    @classmethod
+    def from_files(cls, **kwargs: Any) -> "InferenceServiceConfig":
+        """The settings that a server of this user's has: Jupyter's config files count.
+
+        Args:
+            **kwargs: Settings that count before the files.
+
+        Raises:
+            ConfigError: An unknown setting or a bad value.
+        """
+        return cls(config=config_files.of_jupyter(), **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        locks = self.__dict__.get("_locks", {})
+        if name in locks and value != locks[name]:
+            raise ConfigError(f"{name} is locked by the administrator of this system at {locks[name]!r}")
+        super().__setattr__(name, value)
+
+    def require_unlocked(self, name: str) -> None:
+        """Passes when a setting may be changed while a server runs.
+
+        Raises:
+            NotAllowed: The administrator of the system locked it.
+        """
+        if name in self._locks:
+            raise NotAllowed(
+                f"{name} is locked by the administrator of this system at {self._locks[name]!r}", param=name
+            )
+
+    def _lock(self) -> None:
+        try:
+            locks = config_files.locked()
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from error
+        for name, value in locks.items():
+            if name not in self.class_traits(config=True):
+                raise ConfigError(f"locked_settings: unknown setting {name!r}")
+            if getattr(self, name) != value:
+                log.warning("%s: locked by the administrator of this system at %r", name, value)
+                setattr(self, name, value)
+        self._locks = locks
 
     def _set_from_environment(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
         text = os.environ[variable]

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from uia_lab.access.limits import Admission
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.domain.backends import (
     Backend,
@@ -19,7 +20,7 @@ from uia_lab.domain.backends import (
     BackendType,
     member,
 )
-from uia_lab.domain.errors import BadRequest, NoBackendAvailable, suggestion
+from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest, InferenceResult, Message
 from uia_lab.domain.tasks import canonical_task
@@ -31,6 +32,7 @@ from uia_lab.manager.arguments import (
     setting_names,
     settings_of,
 )
+from uia_lab.manager.controls import Controls
 from uia_lab.manager.journey import travel
 from uia_lab.manager.lifecycle import Lifecycle
 from uia_lab.manager.loops import LoopBound
@@ -48,7 +50,7 @@ from uia_lab.manager.topics import Topics
 from uia_lab.routing.decision import Decision
 from uia_lab.routing.figures import Counters
 from uia_lab.routing.queues import Ticket
-from uia_lab.routing.registry import Registered, check_weight
+from uia_lab.routing.registry import Registered
 from uia_lab.routing.router import Router
 from uia_lab.routing.strategies import make_strategy
 from uia_lab.routing.turns import Attempt, Expired, Granted, Turn
@@ -65,7 +67,7 @@ __all__ = [
 ]
 
 
-class BackendManager:
+class BackendManager(Controls):
     """Chooses the best backend for each request and moves the request on when one fails.
 
     It belongs to the loop of its first asynchronous call. Synchronous methods may be called from any
@@ -94,13 +96,14 @@ class BackendManager:
         self.totals = Counters()
         self.running: dict[str, Running] = {}
         self.on_record: Callable[[RequestRecord], None] | None = None
+        self.admit: Callable[[InferenceRequest], Admission] | None = None
         self.log_prompts = False
         self.waiting: dict[Ticket, asyncio.Future[Attempt]] = {}
         self.rng = rng or random.Random()  # noqa: S311 - balancing needs no secrecy
         self.router = Router(self.settings.load_balancing_strategy, rng=self.rng)
         self._closed = False
         self._used: set[Registered] = set()
-        self._loops = LoopBound()
+        self.loops = LoopBound()
         self._timer: asyncio.TimerHandle | None = None
         self._parts()
         self._apply()
@@ -126,7 +129,7 @@ class BackendManager:
                 self.router.strategy = strategy
             self._apply()
 
-        self._loops.call(change)
+        self.loops.call(change)
 
     def register_backend(
         self,
@@ -179,7 +182,7 @@ class BackendManager:
             self.settle(self.router.tick(self.clock()))
             return backend_info(self, entry)
 
-        return self._loops.call(add)
+        return self.loops.call(add)
 
     def unregister_backend(self, backend_id: str) -> bool:
         """Takes a backend out and stops it; False if there was none."""
@@ -191,11 +194,11 @@ class BackendManager:
             self.settle(turns)
             return entry is not None
 
-        return self._loops.call(remove)
+        return self.loops.call(remove)
 
     def get_backend(self, backend_id: str) -> BackendInfo | None:
         """A snapshot of one backend, or None."""
-        return self._loops.call(lambda: maybe_info(self, self.router.registry.get(backend_id)))
+        return self.loops.call(lambda: maybe_info(self, self.router.registry.get(backend_id)))
 
     def list_backends(
         self,
@@ -207,7 +210,7 @@ class BackendManager:
         kind = None if backend_type is None else member(BackendType, backend_type, "backend_type")
         state = None if status is None else member(BackendStatus, status, "status")
         wanted = None if task is None else canonical_task(task)
-        return self._loops.call(lambda: backend_infos(self, kind, state, wanted))
+        return self.loops.call(lambda: backend_infos(self, kind, state, wanted))
 
     def select_backend_for_task(
         self,
@@ -219,7 +222,7 @@ class BackendManager:
         """The backend that would serve now, or None; it is not leased, but the strategy's turn advances."""
         request = example_request(task, model, preferred_types, required_protocols, None)
 
-        return self._loops.call(lambda: maybe_info(self, self.router.choose(request, self.clock())))
+        return self.loops.call(lambda: maybe_info(self, self.router.choose(request, self.clock())))
 
     def explain(
         self,
@@ -231,7 +234,7 @@ class BackendManager:
     ) -> Decision:
         """Who would serve such a request now, and why not the others; changes nothing."""
         request = example_request(task, model, preferred_types, required_protocols, backend_id)
-        return self._loops.call(lambda: self.router.explain(request, self.clock()))
+        return self.loops.call(lambda: self.router.explain(request, self.clock()))
 
     async def infer(
         self,
@@ -284,77 +287,19 @@ class BackendManager:
         if self._closed:
             raise NoBackendAvailable("the manager is closed")
         self._bind()
-        return ResponseStream(request, travel(self, request), self._loops)
+        return ResponseStream(request, travel(self, request), self.loops)
 
     def cancel(self, request_id: str) -> bool:
         """Ends a running request; its stream raises Cancelled. False if it is not running."""
-        running = self._loops.call(lambda: self.running.get(request_id))
+        running = self.loops.call(lambda: self.running.get(request_id))
         if running is not None:
-            self._loops.call(running.cancel)
+            self.loops.call(running.cancel)
         return running is not None
-
-    def owner_of(self, request_id: str) -> str | None:
-        """Name of the principal whose request is running under that id, if it is."""
-        running = self._loops.call(lambda: self.running.get(request_id))
-        return None if running is None else running.request.principal
-
-    @property
-    def strategy_name(self) -> str:
-        """Name of the strategy in force."""
-        return self.router.strategy.name
-
-    def set_strategy(self, name: str) -> None:
-        """Changes the strategy for the requests to come.
-
-        Raises:
-            BadRequest: Unknown; the message lists the known ones.
-        """
-        strategy = make_strategy(name)
-        self._loops.call(lambda: setattr(self.router, "strategy", strategy))
-        self._loops.call(lambda: self.settle([]))
-
-    @property
-    def aliases(self) -> Mapping[str, tuple[str, ...]]:
-        """The fallback chains that people named, each with its targets, best first."""
-        return self._loops.call(lambda: dict(self.router.eligibility.aliases))
-
-    def set_alias(self, name: str, targets: Sequence[str]) -> None:
-        """Defines or replaces a fallback chain, which requests name in place of a model.
-
-        Args:
-            name: Its name.
-            targets: ``model``, ``backend:model`` or ``type:model``, best first.
-
-        Raises:
-            BadRequest: A bad name or target.
-        """
-        self._loops.call(lambda: self.router.set_alias(name, targets))
-
-    def delete_alias(self, name: str) -> bool:
-        """Forgets a fallback chain; False if there was none."""
-        return self._loops.call(lambda: self.router.delete_alias(name))
 
     @property
     def transitions(self) -> list[dict[str, Any]]:
         """The latest changes of status, oldest first: ``backend_id, was, status, routable, reason, at``."""
-        return self._loops.call(lambda: transitions(self))
-
-    def drain(self, backend_id: str) -> BackendInfo:
-        """Sends no new requests to a backend; running ones end as they would."""
-        return self._change(backend_id, lambda it: self.router.set_enabled(it, self.clock(), enabled=False))
-
-    def enable(self, backend_id: str) -> BackendInfo:
-        """Opens a drained backend again."""
-        return self._change(backend_id, lambda it: self.router.set_enabled(it, self.clock(), enabled=True))
-
-    def set_weight(self, backend_id: str, weight: float) -> BackendInfo:
-        """Changes a backend's share of traffic.
-
-        Raises:
-            BadRequest: No such backend, or a weight that is not above 0.
-        """
-        check_weight(weight)
-        return self._change(backend_id, lambda entry: self.router.set_weight(entry, weight))
+        return self.loops.call(lambda: transitions(self))
 
     async def probe(self, backend_id: str) -> BackendInfo:
         """Looks at a backend now, free of charge, and gives what it found.
@@ -364,16 +309,16 @@ class BackendManager:
         """
 
         async def look() -> BackendInfo:
-            entry = self._entry(backend_id)
+            entry = self.entry(backend_id)
             await self.lifecycle.probe(entry)
             return backend_info(self, entry)
 
         self._bind()
-        return await self._loops.carry(look)
+        return await self.loops.carry(look)
 
     def get_backend_status_report(self) -> dict[str, Any]:
         """The status of everything, JSON-ready; totals count requests, a backend's metrics attempts."""
-        return self._loops.call(lambda: status_report(self))
+        return self.loops.call(lambda: status_report(self))
 
     async def subscribe(self, topic: str) -> AsyncIterator[dict[str, Any]]:
         """The state of a topic now and after each change, newest wins; close it with ``aclose()``.
@@ -387,16 +332,16 @@ class BackendManager:
         self._bind()
         states = self._topics.subscribe(topic)
         try:
-            while (state := await self._loops.carry(lambda: anext(states, None))) is not None:
+            while (state := await self.loops.carry(lambda: anext(states, None))) is not None:
                 yield state
         finally:
-            await self._loops.carry(states.aclose)
+            await self.loops.carry(states.aclose)
 
     async def aclose(self) -> None:
         """Ends every request, stops every backend; the manager is of no more use then."""
         self._closed = True
-        self._loops.bind(self._parts)
-        await self._loops.carry(self._close)
+        self.loops.bind(self._parts)
+        await self.loops.carry(self._close)
 
     async def _close(self) -> None:
         for running in list(self.running.values()):
@@ -422,7 +367,7 @@ class BackendManager:
                     future.set_exception(error)
                     # The caller may leave before it looks.
                     future.exception()
-        loop = self._loops.alive
+        loop = self.loops.alive
         if loop is None:
             return
         self._topics.changed()
@@ -450,27 +395,12 @@ class BackendManager:
         self._topics = Topics(lambda topic: topic_state(self, topic))
 
     def _bind(self) -> None:
-        loop = self._loops.bind(self._parts)
+        loop = self.loops.bind(self._parts)
         if self.settings.backend_health_checks and not self._closed and loop is asyncio.get_running_loop():
             self.lifecycle.run_checks()
 
-    def _entry(self, backend_id: str) -> Registered:
-        entry = self.router.registry.get(backend_id)
-        if entry is None:
-            known = suggestion(str(backend_id), (item.backend_id for item in self.router.registry))
-            raise BadRequest(f"no backend {backend_id!r} is registered.{known}", param="backend_id")
-        return entry
-
-    def _change(self, backend_id: str, step: Callable[[Registered], list[Turn]]) -> BackendInfo:
-        def change() -> BackendInfo:
-            entry = self._entry(backend_id)
-            self.settle(step(entry))
-            return backend_info(self, entry)
-
-        return self._loops.call(change)
-
     def _retire(self, entry: Registered) -> None:
-        if self._loops.alive is not None:
+        if self.loops.alive is not None:
             self.lifecycle.retire(entry)
         self.lifecycle.wake()
 

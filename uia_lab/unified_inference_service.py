@@ -1,23 +1,25 @@
 """UnifiedInferenceService: builds, starts and stops all of the house; nothing else does."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
+from uia_lab.access.limits import Limiter
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
 from uia_lab.backends.local import LocalBackend
 from uia_lab.config import InferenceServiceConfig
-from uia_lab.domain.errors import BadRequest
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
 from uia_lab.inference_backend_manager import BackendManager, BackendType, get_backend_manager
-from uia_lab.store.aliases import AliasStore
-from uia_lab.store.database import MEMORY, Database, default_path
+from uia_lab.kept_backends import KeptBackends
+from uia_lab.kept_state import KeptState
 from uia_lab.store.request_log import RequestLog
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
@@ -25,7 +27,6 @@ __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_s
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 15.0
-LAST_RECORDS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,33 @@ class UnifiedInferenceService:
         manager: A manager to use; the process-wide one when absent.
 
     Attributes:
-        request_log: What became of every request; None while the store is not open.
-        aliases: The aliases that are kept; None while the store is not open.
+        keys: Who may come in by a key.
+        limits: What those who came in may take.
+        backends: Those that people register by their address.
+        kept: What outlives it.
     """
 
     def __init__(
         self, config: InferenceServiceConfig | None = None, *, manager: BackendManager | None = None
     ) -> None:
         self.config = config if config is not None else InferenceServiceConfig()
-        self.keys = KeyRing()
-        self.request_log: RequestLog | None = None
-        self.aliases: AliasStore | None = None
-        self._database: Database | None = None
         self._manager = manager if manager is not None else get_backend_manager(self.config)
+        self.keys = KeyRing()
+        self.limits = Limiter(
+            self.keys,
+            self.config.max_concurrent_requests,
+            self._default_model,
+            self._manager.clock,
+        )
+        self.backends = KeptBackends(
+            self._manager,
+            BackendFactory(
+                Secrets(self.config.api_key_files),
+                EndpointPolicy(self.config.allowed_endpoint_hosts),
+                self._manager.instance_id,
+            ),
+        )
+        self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -86,6 +101,12 @@ class UnifiedInferenceService:
     def parts(self) -> dict[str, dict[str, str]]:
         """State and reason of every part, by name."""
         return {name: asdict(part) for name, part in self._parts.items()}
+
+    @property
+    def request_log(self) -> RequestLog | None:
+        """What became of every request; None while the store is not open."""
+        store = self.kept.store
+        return None if store is None else store.request_log
 
     def get_backend_manager(self) -> BackendManager:
         """The manager."""
@@ -116,12 +137,13 @@ class UnifiedInferenceService:
 
         Args:
             listen: False where somebody else's server carries the doors.
-            store: False to keep the request log and the aliases in memory only.
+            store: False to keep everything in memory only.
         """
         config = self.config
+        self._manager.admit = self.limits.admit
         self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._part("store", True, lambda: self._open_store(kept=store)))
+            group.create_task(self._part("store", True, lambda: self.kept.open(in_memory=not store)))
             await self._part("hardware", config.hf_enable_hardware_detection, self._look_at_hardware)
             await self._part("local_models", config.enable_hf_server, self._offer_local_models)
         self._parts["websocket"] = (
@@ -141,8 +163,9 @@ class UnifiedInferenceService:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
         await self._within(self._manager.aclose(), "the manager")
+        await self._within(self.backends.close(), "the connections to backends")
         # The last one: those that the manager has just cancelled are to be in the log.
-        await self._within(self._close_store(), "the store")
+        await self._within(self.kept.close(), "the store")
 
     async def _part(self, name: str, wanted: bool, start: Callable[[], Awaitable[str]]) -> None:
         if not wanted:
@@ -162,45 +185,8 @@ class UnifiedInferenceService:
         else:
             self._parts[name] = Part("off", "switched off by configuration")
 
-    async def _open_store(self, *, kept: bool) -> str:
-        database = Database((self.config.store_path or default_path()) if kept else MEMORY)
-        try:
-            await asyncio.to_thread(database.open)
-            request_log = RequestLog(database, self.config.log_retention_days, self.config.log_max_rows)
-            aliases = AliasStore(database)
-            chains = await aliases.load()
-        except BaseException:
-            await asyncio.to_thread(database.close)
-            raise
-        for name, targets in chains.items():
-            try:
-                self._manager.set_alias(name, targets)
-            except BadRequest as error:
-                log.warning("the alias %r is kept but not in force: %s", name, error)
-        self._database, self.request_log, self.aliases = database, request_log, aliases
-        self._manager.log_prompts = self.config.log_prompts
-        self._manager.on_record = request_log.record
-        return "in memory" if database.in_memory else database.path
-
-    async def _close_store(self) -> None:
-        database, request_log = self._database, self.request_log
-        self._database = self.request_log = self.aliases = None
-        if database is None or request_log is None:
-            return
-        manager = self._manager
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_RECORDS_S):
-                while manager.running:  # noqa: ASYNC110 - it ends with whoever reads the answers
-                    await asyncio.sleep(0.01)
-        manager.on_record = None
-        # An answer that nobody reads any more notices its end only when it is dropped.
-        for run in list(manager.running.values()):
-            request_log.record(
-                run.record(
-                    manager.instance_id, "cancelled", None, manager.clock(), with_prompts=manager.log_prompts
-                )
-            )
-        await asyncio.to_thread(database.close)
+    def _default_model(self, task: str) -> str | None:
+        return self._manager.router.eligibility.default_models.get(task)
 
     async def _look_at_hardware(self) -> str:
         return str(await asyncio.to_thread(detect))

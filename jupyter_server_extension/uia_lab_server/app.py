@@ -1,23 +1,23 @@
 """The extension: builds the service from Jupyter's configuration and mounts its doors."""
 
 import asyncio
-import os
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
 from prometheus_client import REGISTRY
 
-from uia_lab.access.principals import ADMIN, INFER, READ
+from uia_lab.access.keys import new_key
+from uia_lab.access.principals import ADMIN, INFER, READ, Principal
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.doors.metrics import ServiceCollector
 from uia_lab.doors.open_doors import OpenDoors
 from uia_lab.doors.routes import routes
 from uia_lab.unified_inference_service import UnifiedInferenceService
 from uia_lab_server.identity import jupyter_door
+from uia_lab_server.kernels import KernelAccess
 
 KERNEL = "kernel"
-URL, TOKEN = "UIA_LAB_URL", "UIA_LAB_TOKEN"
 STOP_S = 5.0
 _EVERYWHERE = ("", "*", "0.0.0.0", "::")  # noqa: S104 - recognised here, never bound
 
@@ -33,13 +33,15 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
 
     service: UnifiedInferenceService | None = None
     _collector: ServiceCollector | None = None
-    _key: str | None = None
+    _kernels: KernelAccess | None = None
 
     def initialize_settings(self) -> None:
         """Builds the service; nothing of it runs yet."""
         service = UnifiedInferenceService(InferenceServiceConfig(parent=self))
         self.service = service
-        self.settings.update(uia_service=service, uia_open_doors=OpenDoors())
+        open_doors = OpenDoors()
+        service.keys.on_end.append(open_doors.end_of)
+        self.settings.update(uia_service=service, uia_open_doors=open_doors)
 
     def initialize_handlers(self) -> None:
         """Mounts the doors."""
@@ -50,7 +52,7 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
         service = self.service
         if service is None:
             return
-        # The variables first: a kernel that starts meanwhile inherits them.
+        # Before the service: a kernel that starts meanwhile is to know it.
         self._let_kernels_in(serverapp, service)
         try:
             self._collector = ServiceCollector(service.get_backend_manager().get_backend_status_report)
@@ -72,10 +74,10 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
         service, self.service = self.service, None
         if service is None:
             return
-        for variable in (URL, TOKEN) if os.environ.get(TOKEN) == self._key else ():
-            os.environ.pop(variable, None)
-        self._key = None
-        service.keys.revoke(KERNEL)
+        if self._kernels is not None:
+            self._kernels.close()
+            self._kernels = None
+        service.keys.forget(KERNEL)
         if self._collector is not None:
             REGISTRY.unregister(self._collector)
             self._collector = None
@@ -100,9 +102,9 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
             self.log.info("uia_lab: on a unix socket kernels find no address; they work in local mode")
             return
         # A kernel runs its user's code and that user is this server's administrator.
-        self._key = service.keys.create(KERNEL, (INFER, READ, ADMIN))
-        os.environ[URL] = url
-        os.environ[TOKEN] = self._key
+        key = new_key()
+        service.keys.add(key, Principal(KERNEL, frozenset({INFER, READ, ADMIN})))
+        self._kernels = KernelAccess(serverapp.kernel_manager, url, key)
 
 
 def loopback_url(serverapp: ServerApp) -> str | None:

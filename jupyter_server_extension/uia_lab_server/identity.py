@@ -14,6 +14,7 @@ from tornado.websocket import WebSocketHandler
 
 from uia_lab.access.principals import ADMIN, INFER, READ, Principal
 from uia_lab.domain.errors import NotAllowed, Unauthenticated
+from uia_lab.domain.keys import KEY_PRINCIPAL
 from uia_lab.doors.base import Door
 
 RESOURCE = "uia"
@@ -63,16 +64,15 @@ class JupyterIdentity:
             return None
         if not isinstance(self, WebSocketHandler) and not self.check_origin():
             raise NotAllowed("requests from other origins are not allowed (ServerApp.allow_origin)")
-        scope = self.needed_scope()
-        action = "execute" if isinstance(self, WebSocketHandler) else _ACTIONS[scope]
-        if not await ensure_async(self.authorizer.is_authorized(self, user, action, RESOURCE)):
-            raise NotAllowed(f"Jupyter does not allow this user to {action} on {RESOURCE}")
         # The scopes are what the authorizer grants, not all: an administrator sees everybody's requests.
         held = {
-            name
-            for name, verb in _ACTIONS.items()
-            if name == scope or await ensure_async(self.authorizer.is_authorized(self, user, verb, RESOURCE))
+            scope
+            for scope, action in _ACTIONS.items()
+            if await ensure_async(self.authorizer.is_authorized(self, user, action, RESOURCE))
         }
+        if not held.intersection(self.needed_scopes()):
+            actions = " or ".join(_ACTIONS[scope] for scope in self.needed_scopes())
+            raise NotAllowed(f"Jupyter does not allow this user to {actions} on {RESOURCE}")
         return Principal(_name(user), frozenset(held))
 
     def check_xsrf_cookie(self: Any) -> None:
@@ -117,7 +117,7 @@ def jupyter_door(door: type[Door]) -> type[Door]:
     for method in ("get", "post", "put", "patch", "delete", "head"):
         function = getattr(made, method)
         if function is not getattr(JupyterHandler, method):
-            setattr(made, method, _declared(function, public=door.scope is None))
+            setattr(made, method, _declared(function, public=not door.scopes))
     return made
 
 
@@ -134,4 +134,6 @@ def _declared(function: Callable[..., Any], *, public: bool) -> Callable[..., An
 
 def _name(user: User) -> str:
     # Jupyter's single token stands for nobody in particular: it makes up a new name at each request.
-    return "jupyter" if user.name and user.name.startswith("Anonymous ") else str(user.username)
+    name = "jupyter" if user.name and user.name.startswith("Anonymous ") else str(user.username)
+    # Nobody may pass for the holder of a key.
+    return f"user:{name}" if name.startswith(KEY_PRINCIPAL) else name

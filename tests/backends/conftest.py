@@ -1,74 +1,68 @@
-"""A uia_lab server with functions as backends, for the adapters that dial one."""
+"""Backends by address over scripted servers."""
 
-import asyncio
-from types import SimpleNamespace
+import contextlib
+from contextlib import AsyncExitStack
 
 import pytest
 
-from uia_lab.access.principals import Principal
-from uia_lab.config import InferenceServiceConfig
-from uia_lab.domain.backends import BackendCapabilities
-from uia_lab.doors.application import HttpServer
-from uia_lab.inference_backend_manager import BackendManager
-from uia_lab.unified_inference_service import UnifiedInferenceService
+from tests.upstreams.scripted_api import ScriptedApi
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
+from uia_lab.domain.descriptions import BackendDescription
+from uia_lab.domain.requests import InferenceRequest
 
-KEY = "uia-test-key-of-everything"
-
-
-@pytest.fixture
-async def make_server():
-    """Starts servers; they can be stopped and started again at their port."""
-    made = []
-
-    async def make(port=0, scopes=("infer", "read", "admin"), timings=None):
-        config = InferenceServiceConfig(enable_hf_server=False, backend_health_checks=False)
-        service = UnifiedInferenceService(config, manager=BackendManager(config))
-        service.keys.add(KEY, Principal("peer", frozenset(scopes)))
-        await service.start(listen=False)
-        server = HttpServer(service, "127.0.0.1", port, timings)
-        await server.start()
-        manager = service.get_backend_manager()
-        gate = asyncio.Event()
-        running = SimpleNamespace(
-            service=service, server=server, manager=manager, url=server.url, port=server.port, gate=gate
-        )
-
-        async def stop():
-            await server.stop()
-            await service.stop()
-
-        running.stop = stop
-        made.append(running)
-
-        async def echo(inputs):
-            text = inputs if isinstance(inputs, str) else inputs[-1]["content"]
-            for word in text.split():
-                yield word + " "
-
-        async def gated():
-            yield "begun "
-            await gate.wait()
-            yield "open"
-
-        def vectors(inputs):
-            return [[float(len(text)), 1.0] for text in inputs]
-
-        for function, task in ((echo, "chat"), (gated, "chat"), (vectors, "embedding")):
-            name = function.__name__
-            can = BackendCapabilities({task}, {name}, supports_streaming=True)
-            manager.register_backend(name, "gpu", name, function, can)
-            await manager.probe(name)
-        return running
-
-    yield make
-    for running in made:
-        await running.stop()
-        assert len(running.server.application.settings["uia_open_doors"]) == 0
+KEY = "sk-very-secret-0123456789"
 
 
 @pytest.fixture
-async def local_manager():
-    """A manager of our own, as the other side of a server."""
-    manager = BackendManager({"enable_health_checks": False})
-    yield manager
-    await manager.aclose()
+async def api():
+    async with ScriptedApi() as server:
+        yield server
+
+
+@pytest.fixture
+async def other():
+    async with ScriptedApi() as server:
+        yield server
+
+
+@pytest.fixture
+async def factory():
+    made = BackendFactory(Secrets(environ={"MY_KEY": KEY}), EndpointPolicy(), "uia-me")
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def build(factory):
+    """Builds and starts the backend of a server; stops it at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def build(server, dialect="openai", prefix="/v1", **fields):
+            fields = {
+                "id": "it",
+                "type": "api",
+                "endpoint": server.url + prefix,
+                "dialect": dialect,
+                **fields,
+            }
+            backend = factory.build(BackendDescription(**fields))
+            await backend.start()
+            stack.push_async_callback(backend.stop)
+            return backend
+
+        yield build
+
+
+def chat(text="hi", model="m", **more):
+    parameters = more.pop("parameters", {})
+    messages = [{"role": "user", "content": text}]
+    return InferenceRequest(
+        "text-generation", model, messages=messages, parameters=parameters, stream=True, **more
+    )
+
+
+async def events(backend, request):
+    async with contextlib.aclosing(backend.infer(request)) as stream:
+        return [event async for event in stream]

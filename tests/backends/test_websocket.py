@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from tests.backends.conftest import KEY
+from tests.upstreams.uia_server import KEY
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.socket_link import socket_address
 from uia_lab.backends.websocket import WebSocketBackend

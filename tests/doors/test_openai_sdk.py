@@ -68,7 +68,8 @@ async def test_errors_are_the_typed_ones(client):
         with pytest.raises(openai.AuthenticationError):
             await client.with_options(api_key=wrong).models.list()
     with pytest.raises(openai.PermissionDeniedError):
-        await client.with_options(api_key="uia-test-key-of-infer").models.list()
+        await client.with_options(api_key="uia-test-key-of-read").embeddings.create(model="x", input="a")
+    assert (await client.with_options(api_key="uia-test-key-of-infer").models.list()).data
 
 
 async def test_a_broken_stream_raises(client):

@@ -3,9 +3,9 @@ import asyncio
 import aiohttp
 import pytest
 
+from uia_lab.domain.errors import StoreError
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.inference_backend_manager import BackendManager
-from uia_lab.store.errors import StoreError
 from uia_lab.unified_inference_service import UnifiedInferenceService
 
 
@@ -110,11 +110,12 @@ async def test_prompts_are_kept_when_asked_for(house):
     assert record["result"] == "a b "
 
 
-async def test_without_a_store_it_says_so(house):
-    house.service.request_log = None
+async def test_without_a_store_it_says_so(house, monkeypatch):
+    monkeypatch.setattr(house.service.kept, "store", None)
     async with house.call("GET", "requests") as response:
         error = (await response.json())["error"]
     assert (response.status, error["code"]) == (503, "store_failed")
+    monkeypatch.undo()
 
 
 async def test_an_alias_is_set_used_listed_and_deleted(house):
@@ -134,7 +135,7 @@ async def test_an_alias_is_set_used_listed_and_deleted(house):
     for method in ("GET", "DELETE"):
         async with house.call(method, "aliases/team%2Ffast") as response:
             assert response.status == 404
-    assert await house.service.aliases.load() == {}
+    assert await house.service.kept.store.aliases.load() == {}
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ async def test_an_alias_is_set_used_listed_and_deleted(house):
 async def test_a_bad_alias_is_refused(house, body, param):
     async with house.call("PUT", "aliases/a", json=body) as response:
         assert (response.status, (await response.json())["error"]["param"]) == (400, param)
-    assert await house.service.aliases.load() == {}
+    assert await house.service.kept.store.aliases.load() == {}
 
 
 async def test_aliases_are_changed_by_administrators_only(house):
@@ -158,7 +159,7 @@ async def test_what_cannot_be_kept_is_not_set_either(house, monkeypatch):
         raise StoreError("the disk is full")
 
     house.manager.set_alias("old", ["echo"])
-    monkeypatch.setattr(house.service.aliases, "put", full)
+    monkeypatch.setattr(house.service.kept.store.aliases, "put", full)
     for name in ("new", "old"):
         async with house.call("PUT", f"aliases/{name}", json={"targets": ["vectors"]}) as response:
             assert (response.status, (await response.json())["error"]["code"]) == (503, "store_failed")
@@ -188,7 +189,7 @@ async def test_a_client_that_leaves_is_in_the_log_as_cancelled(house):
 
 
 async def test_stop_logs_what_it_cuts_short_even_where_nobody_reads(house):
-    log_path = house.service._database.path
+    log_path = house.service.kept.store.where
     read = house.manager.open(InferenceRequest("generation", "gated", "x"))
     task = asyncio.create_task(read.result())
     unread = house.manager.open(InferenceRequest("generation", "endless", "x"))

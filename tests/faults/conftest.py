@@ -4,13 +4,17 @@ import asyncio
 import random
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from tests.upstreams.fault_server import FaultServer
-from tests.upstreams.sse_backend import FaultServerBackend
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
+from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.events import Chunk, Finished, Started, Text, Usage
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.manager import attempt
@@ -92,12 +96,27 @@ async def servers():
 
 
 @pytest.fixture
-def register(manager):
+async def build():
+    """Builds the adapter of a fault server."""
+    factory = BackendFactory(Secrets({}, {}), EndpointPolicy(), "uia-under-test")
+
+    def build(server):
+        return factory.build(
+            BackendDescription(id="fault", type="api", endpoint=f"{server.url}/v1", dialect="openai-chat")
+        )
+
+    yield build
+    await factory.close()
+
+
+@pytest.fixture
+def register(manager, build):
     """Registers a fault server; the one of weight 100 is asked before its peers."""
 
     def add(name, server, weight=1.0, **capabilities):
-        backend = FaultServerBackend(server.url, **capabilities)
-        return manager.register_backend(name, "api", name, backend, weight=weight)
+        backend = build(server)
+        able = replace(backend.capabilities, **capabilities)
+        return manager.register_backend(name, "api", name, backend, able, weight=weight)
 
     return add
 

@@ -9,7 +9,6 @@ import pytest
 
 from tests.faults.conftest import make_manager, read, until
 from tests.upstreams.fault_server import Fault
-from tests.upstreams.sse_backend import FaultServerBackend
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.errors import (
     BackendFailed,
@@ -351,11 +350,10 @@ async def test_not_more_than_half_stay_out(manager, register, servers):
     assert HEALTHY in {item.status for item in manager.list_backends()}
 
 
-async def test_background_probes_find_the_fall_and_the_return(servers):
+async def test_background_probes_find_the_fall_and_the_return(servers, build):
     """Without one request: refused, then back."""
     manager = make_manager(enable_health_checks=True, health_check_interval=0.1)
-    backend = FaultServerBackend(servers.first.url)
-    manager.register_backend("first", "api", "First", backend)
+    manager.register_backend("first", "api", "First", build(servers.first))
 
     async def status(wanted):
         async with asyncio.timeout(10):

@@ -69,7 +69,7 @@ async def test_cancelling_by_id(manager, held):
     stream = manager.stream("generation", inputs="x")
     task = asyncio.create_task(stream.result())
     await held.reached.wait()
-    assert manager.owner_of(stream.request_id) == "local"
+    assert manager.running[stream.request_id].request.principal == "local"
     assert manager.cancel(stream.request_id)
     with pytest.raises(Cancelled):
         await task

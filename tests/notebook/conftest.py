@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from uia_lab.access.keys import new_key
+from uia_lab.access.principals import Principal
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.doors.application import HttpServer
@@ -64,7 +66,8 @@ def server(service):
         portal.call(service.start)
         doors = HttpServer(service, "127.0.0.1", 0)
         portal.call(doors.start)
-        key = service.keys.create("tests", ["infer", "read", "admin"])
+        key = new_key()
+        service.keys.add(key, Principal("tests", frozenset({"admin"})))
         yield SimpleNamespace(url=doors.url, key=key, portal=portal, doors=doors)
         portal.call(doors.stop)
         portal.call(service.stop)

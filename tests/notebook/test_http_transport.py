@@ -3,6 +3,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.upstreams.scripted_api import ScriptedApi
 from uia_lab.domain import errors
 from uia_lab.domain.events import Chunk, Finished, Started, Text
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
@@ -148,3 +149,14 @@ def test_addresses():
 )
 def test_error_of(status, body, kind):
     assert type(error_of(status, body, "there")) is kind
+
+
+async def test_a_redirect_is_not_followed_and_takes_no_token_along():
+    async with ScriptedApi() as here, ScriptedApi() as there:
+        here.answers["GET", "/status"] = (302, b"", {"Location": f"{there.url}/login?next=x"})
+        there.answers["GET", "/login"] = (200, {})
+        transport = HttpTransport(here.url, "uia-a-token-that-stays-here")
+        with pytest.raises(NotConnected, match=f"redirects to 127.0.0.1:{there.port}/login"):
+            await transport.status()
+        await transport.aclose()
+        assert there.asked == []

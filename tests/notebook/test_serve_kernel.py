@@ -1,11 +1,15 @@
 """``@lab.serve`` in real kernels under a real Jupyter server, asked by the openai SDK from this process."""
 
+import asyncio
+import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from types import SimpleNamespace
 
 import openai
@@ -74,8 +78,6 @@ class Kernel:
 
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory):
-    import asyncio
-
     jupyter = launch(tmp_path_factory.mktemp("jupyter"))
     asyncio.run(listening(jupyter))
     yield jupyter
@@ -85,15 +87,16 @@ def jupyter(tmp_path_factory):
 
 @pytest.fixture
 def kernels(jupyter):
-    """Starts kernels with what the server gives to its own."""
+    """Starts kernels that know of the server what its own are told: an address and a key."""
     made = []
-    client = openai.OpenAI(base_url=jupyter.doors + "v1", api_key=TOKEN, max_retries=0)
-    answer = client.chat.completions.create(model="environment", messages=[{"role": "user", "content": "?"}])
-    url, key = answer.choices[0].message.content.split()
-    client.close()
+    wanted = json.dumps({"name": secrets.token_hex(4), "scopes": ["admin"]}).encode()
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    request = urllib.request.Request(jupyter.doors + "keys", wanted, headers)
+    with urllib.request.urlopen(request, timeout=30) as response:
+        key = json.load(response)["key"]
 
     def start():
-        environment = os.environ | {"UIA_LAB_URL": url, "UIA_LAB_TOKEN": key}
+        environment = os.environ | {"UIA_LAB_URL": jupyter.doors, "UIA_LAB_TOKEN": key}
         made.append(Kernel(environment))
         return made[-1]
 

@@ -6,6 +6,8 @@ import time
 import pytest
 
 import uia_lab
+from uia_lab.access.keys import new_key
+from uia_lab.access.principals import Principal
 from uia_lab.domain.errors import BackendFailed, BadRequest, NotAllowed
 from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
@@ -141,7 +143,8 @@ def test_closing_the_lab_ends_what_it_serves(server):
 
 
 def test_a_key_that_may_not_add_backends(server, service):
-    key = service.keys.create("reader", ["infer", "read"])
+    key = new_key()
+    service.keys.add(key, Principal("reader", frozenset({"infer", "read"})))
     with Lab(HttpTransport(server.url, key)) as lab:
         with pytest.raises(NotAllowed, match="admin"):
             lab.serve(model="m")(said)

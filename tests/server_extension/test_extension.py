@@ -1,6 +1,7 @@
 """The extension in a real Jupyter server, in a process of its own."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -11,15 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
+
+from tests.doors.test_identity import METHODS, address
+from uia_lab.doors.routes import routes
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "the-token-of-this-jupyter-server"
 HELLO = {"model": "echo", "messages": [{"role": "user", "content": "hi there"}]}
 
-# A second extension that stands for what users register, and shows what kernels inherit.
+# A second extension that stands for what users register.
 HELPER = """
-import os
+import asyncio, os
+from tornado.ioloop import PeriodicCallback
 from jupyter_server.auth.authorizer import Authorizer
 from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.domain.records import RequestRecord
@@ -33,7 +39,12 @@ def echo(inputs):
     return inputs[-1]["content"]
 
 def environment():
-    return os.environ["UIA_LAB_URL"] + " " + os.environ["UIA_LAB_TOKEN"]
+    return " ".join(name for name in os.environ if name.startswith("UIA_LAB"))
+
+async def endless():
+    while True:
+        yield "x"
+        await asyncio.sleep(0.05)
 
 def _jupyter_server_extension_points():
     return [{"module": "uia_test_helper"}]
@@ -46,10 +57,30 @@ def _load_jupyter_server_extension(serverapp):
         else:
             log.record(RequestRecord("req-of-alice", "i", "alice", "generation", "m", False, "ok", 1.0, 1.0))
     serverapp.io_loop.call_later(0.05, of_alice)
-    for function in (echo, environment):
+    if serverapp.shutdown_no_activity_timeout:
+        # Jupyter looks once a minute.
+        PeriodicCallback(serverapp.shutdown_no_activity, 200).start()
+    for function in (echo, environment, endless):
         name = function.__name__
         capabilities = BackendCapabilities({"text-generation"}, {name})
         get_backend_manager().register_backend(name, "gpu", name, function, capabilities)
+"""
+
+
+EXTENSIONS = dict.fromkeys(("uia_lab_server", "uia_test_helper", "jupyter_server_terminals"), True)
+
+# What a kernel is told, and what it finds there: written down by a process that Jupyter starts as one.
+KERNEL = """
+import json, os, signal, sys, uia_lab
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+told = {name: os.environ.get(name) for name in ("UIA_LAB_URL", "UIA_LAB_TOKEN")}
+lab = uia_lab.connect()
+told["where"], told["backends"] = lab.where, [item["id"] for item in lab.status()["backends"]]
+lab.close()
+with open(sys.argv[1] + ".part", "w") as file:
+    json.dump(told, file)
+os.rename(sys.argv[1] + ".part", sys.argv[1])
+signal.pause()
 """
 
 
@@ -58,20 +89,32 @@ class Jupyter:
     url: str
     process: subprocess.Popen
     log: Path
+    folder: Path
 
     @property
     def doors(self):
         return self.url + "uia/"
 
 
-def launch(folder, *options):
+def launch(folder, *options, token=TOKEN):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (folder / "uia_test_helper.py").write_text(HELPER)
+    spec = folder / "data" / "kernels" / "telling"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps(
+            {
+                "argv": [sys.executable, "-P", "-c", KERNEL, str(folder / "told.json"), "{connection_file}"],
+                "display_name": "telling",
+                "language": "python",
+            }
+        )
+    )
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "jupyter_server_extension", folder))),
-        "JUPYTER_TOKEN": TOKEN,
+        **({"JUPYTER_TOKEN": token} if token else {}),
         "JUPYTER_NO_CONFIG": "1",
         **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
     }
@@ -82,12 +125,12 @@ def launch(folder, *options):
                 sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1",
                 f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.base_url=/nb/",
                 f"--ServerApp.root_dir={folder}",
-                "--ServerApp.jpserver_extensions={'uia_lab_server': True, 'uia_test_helper': True}",
+                f"--ServerApp.jpserver_extensions={EXTENSIONS}",
                 "--InferenceServiceConfig.enable_hf_server=False", *options,
             ],
             env=environment, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
-    return Jupyter(f"http://127.0.0.1:{port}/nb/", process, log)
+    return Jupyter(f"http://127.0.0.1:{port}/nb/", process, log, folder)
 
 
 def finish(jupyter):
@@ -122,7 +165,7 @@ def jupyter(tmp_path_factory):
     text = jupyter.log.read_text()
     assert "Traceback" not in text
     assert "uia-" not in text.replace("uia-lab", "")
-    assert "JupyterServerAuthWarning" not in text
+    assert "registered for /nb/uia" not in text, "Jupyter's warning of an open door"
 
 
 @pytest.fixture
@@ -135,12 +178,19 @@ def with_token(token=TOKEN):
     return {"Authorization": f"Bearer {token}"}
 
 
-async def kernel_key(session, jupyter):
-    body = {"model": "environment", "messages": HELLO["messages"]}
-    url = jupyter.doors + "v1/chat/completions"
-    async with session.post(url, json=body, headers=with_token()) as response:
-        answer = await response.json()
-    return answer["choices"][0]["message"]["content"].split()
+async def start_kernel(session, jupyter, headers):
+    """Starts a kernel; gives its id and what it was told and found."""
+    told = jupyter.folder / "told.json"
+    told.unlink(missing_ok=True)
+    async with session.post(
+        jupyter.url + "api/kernels", json={"name": "telling"}, headers=headers
+    ) as response:
+        assert response.status == 201, await response.text()
+        kernel_id = (await response.json())["id"]
+    async with asyncio.timeout(60):
+        while not told.exists():
+            await asyncio.sleep(0.05)
+    return kernel_id, json.loads(told.read_text())
 
 
 async def log_in(session, jupyter):
@@ -158,7 +208,7 @@ async def test_jupyters_token_opens_every_door(jupyter, session):
     async with session.get(jupyter.doors + "status", headers=with_token()) as response:
         assert response.status == 200
         report = await response.json()
-    assert {item["id"] for item in report["backends"]} == {"echo", "environment"}
+    assert {item["id"] for item in report["backends"]} == {"echo", "environment", "endless"}
     assert report["parts"]["local_models"]["state"] == "off"
     async with session.post(
         jupyter.doors + "v1/chat/completions", json=HELLO, headers={"Authorization": f"token {TOKEN}"}
@@ -211,16 +261,18 @@ async def test_a_browsers_socket(jupyter, session):
         assert (await ws.receive_json())["type"] == "connection"
         await ws.send_json({"type": "subscribe", "topics": ["status"]})
         assert (await ws.receive_json())["type"] == "subscribed"
-        assert (await ws.receive_json())["data"]["total_backends"] == 2
+        assert (await ws.receive_json())["data"]["total_backends"] == 3
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await session.ws_connect(jupyter.doors + "ws/page", headers={"Origin": "https://elsewhere.example"})
     assert caught.value.status == 403
 
 
 async def test_kernels_get_a_key_that_opens_our_doors_and_nothing_of_jupyters(jupyter, session):
-    url, key = await kernel_key(session, jupyter)
+    kernel_id, told = await start_kernel(session, jupyter, with_token())
+    url, key = told["UIA_LAB_URL"], told["UIA_LAB_TOKEN"]
     session.cookie_jar.clear()
-    assert url == jupyter.doors
+    assert url == told["where"] == jupyter.doors
+    assert "echo" in told["backends"]
     async with aiohttp.ClientSession(headers=with_token(key)) as kernel:
         async with kernel.get(url + "status") as response:
             assert response.status == 200
@@ -238,6 +290,72 @@ async def test_kernels_get_a_key_that_opens_our_doors_and_nothing_of_jupyters(ju
     headers = {"x-api-key": key}
     async with session.get(jupyter.url + "api/kernels", headers=headers, allow_redirects=False) as response:
         assert response.status in (302, 403)
+    async with session.delete(f"{jupyter.url}api/kernels/{kernel_id}", headers=with_token()) as response:
+        assert response.status == 204
+
+
+async def test_only_kernels_inherit_the_key(jupyter, session):
+    kernel_id, told = await start_kernel(session, jupyter, with_token())
+    async with session.post(jupyter.url + "api/terminals", headers=with_token()) as response:
+        assert response.status == 200, await response.text()
+        terminal = (await response.json())["name"]
+    body = {"model": "environment", "messages": HELLO["messages"]}
+    async with session.post(
+        jupyter.doors + "v1/chat/completions", json=body, headers=with_token()
+    ) as response:
+        assert (await response.json())["choices"][0]["message"]["content"].split() == []
+    children = psutil.Process(jupyter.process.pid).children(recursive=True)
+    knowing = [child for child in children if told["UIA_LAB_TOKEN"] in child.environ().values()]
+    assert len(children) >= 2
+    assert [any("told.json" in part for part in child.cmdline()) for child in knowing] == [True]
+    async with session.delete(f"{jupyter.url}api/terminals/{terminal}", headers=with_token()) as response:
+        assert response.status == 204
+    async with session.delete(f"{jupyter.url}api/kernels/{kernel_id}", headers=with_token()) as response:
+        assert response.status == 204
+
+
+async def test_the_whole_table_refuses_strangers_inside_jupyter_too(jupyter, session):
+    for pattern, _ in routes():
+        for method in METHODS:
+            if pattern == "/health":
+                continue
+            async with session.request(method, jupyter.doors + address(pattern), json={}) as response:
+                assert response.status == 401, (pattern, method)
+                assert (await response.json())["error"]["code"] == "invalid_api_key"
+
+
+async def test_a_scoped_key_opens_what_it_is_for_and_nothing_of_jupyters(jupyter, session):
+    body = {"name": "script", "scopes": ["infer"], "models": ["echo"], "max_concurrent": 1}
+    async with session.post(jupyter.doors + "keys", json=body, headers=with_token()) as response:
+        assert response.status == 201, await response.text()
+        made = await response.json()
+    # Jupyter answers its token with a cookie that logs in.
+    session.cookie_jar.clear()
+    key = with_token(made["key"])
+    async with session.post(jupyter.doors + "v1/chat/completions", json=HELLO, headers=key) as response:
+        assert response.status == 200
+        assert "Set-Cookie" not in response.headers
+    for method, path, status in (
+        ("GET", "uia/v1/models", 200),
+        ("GET", "uia/status", 403),
+        ("POST", "uia/keys", 403),
+        ("GET", "api/kernels", 403),
+        ("POST", "api/kernels", 403),
+        ("GET", "api/contents", 403),
+        ("POST", "api/terminals", 403),
+        ("GET", "metrics", 403),
+        ("POST", "api/shutdown", 403),
+    ):
+        async with session.request(
+            method, jupyter.url + path, headers=key, json={}, allow_redirects=False
+        ) as response:
+            assert response.status in (status, 302 if status == 403 else status), (path, response.status)
+            assert response.status != 302 or "login" in response.headers["Location"]
+    async with session.delete(f"{jupyter.doors}keys/{made['id']}", headers=with_token()) as response:
+        assert response.status == 200
+    session.cookie_jar.clear()
+    async with session.post(jupyter.doors + "v1/chat/completions", json=HELLO, headers=key) as response:
+        assert response.status == 401
 
 
 async def test_polling_is_no_activity_but_inference_is(jupyter, session):
@@ -330,3 +448,58 @@ async def test_a_preflight_is_answered(strict):
         assert response.status == 204
         assert response.headers["Access-Control-Allow-Origin"] == "http://good.example"
         assert "authorization" in response.headers["Access-Control-Allow-Headers"]
+
+
+@pytest.fixture(scope="module")
+def with_password(tmp_path_factory):
+    """A server that has a password and no token, and that looks at its idleness all the time."""
+    from jupyter_server.auth import passwd
+
+    jupyter = launch(
+        tmp_path_factory.mktemp("password"),
+        "--IdentityProvider.token=",
+        f"--PasswordIdentityProvider.hashed_password={passwd(TOKEN, 'sha1')}",
+        token=None,
+    )
+    asyncio.run(listening(jupyter))
+    yield jupyter
+    finish(jupyter)
+
+
+async def test_kernels_of_a_server_with_a_password_only(with_password, session):
+    proof = await log_in(session, with_password)
+    kernel_id, told = await start_kernel(session, with_password, proof)
+    assert told["where"] == with_password.doors
+    assert "echo" in told["backends"]
+    async with session.delete(f"{with_password.url}api/kernels/{kernel_id}", headers=proof) as response:
+        assert response.status == 204
+    session.cookie_jar.clear()
+    async with session.get(with_password.doors + "status", headers=with_token()) as response:
+        assert response.status == 401
+
+
+async def test_a_culled_server_lives_while_it_generates_and_no_longer_for_polling(tmp_path, session):
+    jupyter = launch(tmp_path, "--ServerApp.shutdown_no_activity_timeout=2")
+    try:
+        await listening(jupyter)
+        body = {"model": "endless", "messages": HELLO["messages"], "stream": True}
+        async with session.post(
+            jupyter.doors + "v1/chat/completions", json=body, headers=with_token()
+        ) as response:
+            until = time.monotonic() + 6
+            while time.monotonic() < until:
+                assert await response.content.readany()
+            assert jupyter.process.poll() is None
+        asked = 0
+        async with asyncio.timeout(60):
+            while jupyter.process.poll() is None:
+                try:
+                    async with session.get(jupyter.doors + "status", headers=with_token()) as response:
+                        asked += response.status == 200
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.1)
+        assert asked > 5
+    finally:
+        finish(jupyter)
+    assert "shutting down" in jupyter.log.read_text()

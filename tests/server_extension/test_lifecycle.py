@@ -23,27 +23,45 @@ def app(monkeypatch):
     return app
 
 
+class Kernels:
+    """What is started as a kernel gets this environment."""
+
+    env = None
+
+    async def start_kernel(self, *, env=None):
+        self.env = env
+
+
 def jupyter(**values):
     return SimpleNamespace(
-        **{"sock": "", "ip": "127.0.0.1", "port": 8888, "certfile": "", "base_url": "/nb/"} | values
+        **{"sock": "", "ip": "127.0.0.1", "port": 8888, "certfile": "", "base_url": "/nb/"}
+        | {"kernel_manager": Kernels()}
+        | values
     )
 
 
 async def test_what_start_gives_stop_takes_back(app):
     service = app.service
     assert service.config.queue_size == 7
-    await app._start_jupyter_server_extension(jupyter())
+    serverapp = jupyter()
+    await app._start_jupyter_server_extension(serverapp)
     try:
-        key = os.environ["UIA_LAB_TOKEN"]
-        assert os.environ["UIA_LAB_URL"] == "http://127.0.0.1:8888/nb/uia/"
+        kernels = serverapp.kernel_manager
+        await kernels.start_kernel()
+        key = kernels.env["UIA_LAB_TOKEN"]
+        assert kernels.env["UIA_LAB_URL"] == "http://127.0.0.1:8888/nb/uia/"
+        assert kernels.env["PATH"] == os.environ["PATH"]
+        assert "UIA_LAB_TOKEN" not in os.environ
+        await kernels.start_kernel(env={"A": "b"})
+        assert kernels.env.keys() == {"A", "UIA_LAB_URL", "UIA_LAB_TOKEN"}
         assert service.keys.verify(key).allows("admin")
         assert service.get_hf_server() is None
         assert b"uia_requests_in_flight" in generate_latest(REGISTRY)
         assert app.current_activity() is None
     finally:
         await app.stop_extension()
-    assert "UIA_LAB_TOKEN" not in os.environ
-    assert "UIA_LAB_URL" not in os.environ
+    await kernels.start_kernel(env={"A": "b"})
+    assert kernels.env == {"A": "b"}
     assert service.keys.verify(key) is None
     assert b"uia_requests_in_flight" not in generate_latest(REGISTRY)
     await app.stop_extension()

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from uia_lab.domain.errors import StoreError
 from uia_lab.store.database import Database, default_path
-from uia_lab.store.errors import StoreError
-from uia_lab.store.schema import MIGRATIONS, transaction
+from uia_lab.store.filesystems import network_file_system, of_mounts
+from uia_lab.store.schema import APPLICATION_ID, MIGRATIONS, transaction
 
 WAIT_S = 10
 
@@ -192,8 +193,10 @@ def test_another_programs_database_is_left_alone(path):
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
+    path.chmod(0o644)
     with pytest.raises(StoreError, match="another program's database"):
         Database(path).open()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
     connection = sqlite3.connect(path)
     assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
     connection.close()
@@ -251,3 +254,40 @@ def test_two_open_one_fresh_file_at_once(path):
 def test_the_default_path_is_in_jupyters_data_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
     assert default_path() == tmp_path / "uia_lab" / "uia.sqlite3"
+
+
+def test_on_a_network_file_system_the_log_is_rolled_back_and_said_so(path, caplog):
+    database = Database(path, network=lambda _: "nfs4")
+    database.open()
+    assert database.write(pragma("journal_mode")).result(WAIT_S) == "delete"
+    database.write(add("a")).result(WAIT_S)
+    assert database.read(names).result(WAIT_S) == ["a"]
+    database.close()
+    assert "nfs4" in caplog.text
+    assert "store_path" in caplog.text
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_which_file_system_a_path_is_on(tmp_path):
+    here = str(tmp_path)
+    mounts = [("/", "ext4"), (here, "nfs4"), (here + "/local", "xfs"), (here + "/lo", "cifs")]
+    assert of_mounts(tmp_path / "a" / "b", mounts) == "nfs4"
+    assert of_mounts(tmp_path / "local" / "b", mounts) is None
+    assert of_mounts(tmp_path.parent, mounts) is None
+    (tmp_path / "link").symlink_to(tmp_path / "lo")
+    assert of_mounts(tmp_path / "link" / "x", mounts) == "cifs"
+    assert network_file_system(tmp_path) is None
+
+
+def test_a_store_of_an_older_version_is_brought_up_to_date(path, opened):
+    path.parent.mkdir()
+    connection = sqlite3.connect(path, isolation_level=None)
+    for statement in MIGRATIONS[0]:
+        connection.execute(statement)
+    connection.execute("INSERT INTO aliases VALUES ('old', '[\"m\"]')")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.close()
+    database = opened(path)
+    assert database.read(names).result(WAIT_S) == ["old"]
+    assert database.read(lambda c: c.execute("SELECT * FROM keys").fetchall()).result(WAIT_S) == []

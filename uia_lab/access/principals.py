@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from uia_lab.domain.errors import BadRequest, NotAllowed, suggestion
+from uia_lab.domain.keys import Limits
 
 INFER = "infer"
 READ = "read"
 ADMIN = "admin"
+UNLIMITED = Limits()
 SCOPES = frozenset({INFER, READ, ADMIN})
 
 
@@ -35,24 +37,29 @@ class Principal:
     Args:
         name: What logs, queues and request owners call it.
         scopes: Out of ``infer``, ``read`` and ``admin``; ``admin`` implies the others.
+        key_id: Id of the key it came by, where that is a kept one.
+        limits: What it is limited to.
     """
 
     name: str
     scopes: frozenset[str]
+    key_id: str | None = None
+    limits: Limits = UNLIMITED
 
     def allows(self, scope: str) -> bool:
         """Whether this principal holds a scope, directly or by being an administrator."""
         return scope in self.scopes or ADMIN in self.scopes
 
-    def require(self, scope: str) -> None:
-        """Passes when the scope is held.
+    def require(self, *scopes: str) -> None:
+        """Passes when one of the scopes is held.
 
         Args:
-            scope: ``infer``, ``read`` or ``admin``.
+            *scopes: Out of ``infer``, ``read`` and ``admin``.
 
         Raises:
-            NotAllowed: It is not; the message names the scope that is missing.
+            NotAllowed: None is; the message names what is missing.
         """
-        if not self.allows(scope):
+        if not any(self.allows(scope) for scope in scopes):
             held = ", ".join(sorted(self.scopes)) or "none"
-            raise NotAllowed(f"this needs the scope {scope!r}; {self.name} has: {held}")
+            needed = " or ".join(map(repr, scopes))
+            raise NotAllowed(f"this needs the scope {needed}; {self.name} has: {held}")

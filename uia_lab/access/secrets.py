@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
@@ -35,26 +36,37 @@ class Secret:
 
 
 class Secrets:
-    """Looks a name up in Jupyter's configuration, then the environment, then the system's keyring.
+    """Looks a name up in the configured files, then the environment, then the system's keyring.
 
     Args:
-        given: Values by name, of the configuration.
+        files: Files by name of the secret each one holds.
         environ: The environment; that of the process when absent.
     """
 
     def __init__(
-        self, given: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
+        self, files: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
-        self._given = {name: Secret(value) for name, value in (given or {}).items()}
+        self._files = dict(files or {})
         self._environ = os.environ if environ is None else environ
 
     def find(self, name: str) -> Secret | None:
-        """The secret of that name, or None. A keyring may take a while: not on an event loop."""
-        if name in self._given:
-            return self._given[name]
+        """The secret of that name, or None. Files and keyrings may take a while: not on an event loop."""
+        if name in self._files:
+            return _from_file(name, Path(self._files[name]).expanduser())
         if value := self._environ.get(name, "").strip():
             return Secret(value)
         return _from_keyring(name)
+
+
+def _from_file(name: str, path: Path) -> Secret | None:
+    try:
+        if path.stat().st_mode & 0o077:
+            log.warning("%s, which holds %s, can be read by others: chmod 600 it", path, name)
+        value = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        log.warning("%s cannot be read from its file: %s", name, type(error).__name__)
+        return None
+    return Secret(value) if value else None
 
 
 def _from_keyring(name: str) -> Secret | None:

@@ -1,11 +1,11 @@
 """Fields of a JSON object, each read with its type and range; an error names the field."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uia_lab.dialects.json_body import kind
-from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.errors import BadRequest, suggestion
 
 _LARGEST = 2**63 - 1
 
@@ -26,6 +26,14 @@ class Fields:
         """The error for a field that is not what it has to be."""
         param = self.prefix + name
         return BadRequest(f"{param} must be {wanted}, not {kind(self.values.get(name))}", param=param)
+
+    def only(self, known: Iterable[str], what: str = "is unknown") -> None:
+        """Refuses a field that is none of the known ones."""
+        names = tuple(known)
+        for name in self.values:
+            if name not in names:
+                param = self.prefix + name
+                raise BadRequest(f"{param} {what}.{suggestion(name, names)}", param=param)
 
     def text(self, name: str, longest: int = 4096) -> str | None:
         """A string that is not empty."""

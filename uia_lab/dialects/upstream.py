@@ -1,6 +1,6 @@
 """What a dialect offers an adapter: a request as a call of the upstream, and its answer as events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,14 +29,16 @@ class Outgoing:
 class Reader(Protocol):
     """Turns the body of one answer, streamed or whole, into events. Does no I/O."""
 
-    def feed(self, data: bytes) -> Sequence[Event]:
-        """The events that became complete with these bytes, cut anywhere.
+    def feed(self, data: bytes) -> Iterable[Event]:
+        """The events that became complete with these bytes, cut anywhere; read to the end before the next.
+
+        An error comes behind the events before it, so that what was said is not lost.
 
         Raises:
             InferenceError: The upstream told of an error in a body that had begun well.
         """
 
-    def end(self) -> Sequence[Event]:
+    def end(self) -> Iterable[Event]:
         """What is left when the body has ended; the last event is ``Finished``.
 
         Raises:

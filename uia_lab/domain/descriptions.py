@@ -10,7 +10,7 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """What it takes to build a backend again; it never holds a secret, only where one is found.
 
     Args:
-        id: Unique id; made from the address where nobody gave one.
+        id: Unique id; one is made from the address where it is empty.
         type: Value of a :class:`uia_lab.domain.backends.BackendType`.
         name: Name for people; the id when absent.
         endpoint: Where it is, without credentials.

@@ -87,6 +87,13 @@ class RateLimited(InferenceError):
     retryable = True
 
 
+class QuotaExceeded(RateLimited):
+    """The caller's key has used up its token budget; waiting does not help."""
+
+    code = "insufficient_quota"
+    retryable = False
+
+
 class BackendFailed(InferenceError):
     """A backend answered with a fault, died or broke its protocol."""
 
@@ -108,6 +115,21 @@ class NoBackendAvailable(InferenceError):
     code = "no_available_backend"
     http_status = 503
     retryable = True
+
+
+class Overloaded(InferenceError):
+    """The server works on as many requests as it may; backends are well."""
+
+    code = "overloaded"
+    http_status = 503
+    retryable = True
+
+
+class StoreError(InferenceError):
+    """What was to be kept could not be, or what was kept could not be read."""
+
+    code = "store_failed"
+    http_status = 503
 
 
 class BackendTimeout(InferenceError):

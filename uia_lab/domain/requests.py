@@ -11,6 +11,7 @@ from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.tasks import canonical_task
 
 Message = Mapping[str, Any]
+CHARACTERS_A_TOKEN = 4
 
 
 def new_request_id() -> str:
@@ -108,6 +109,7 @@ class InferenceRequest:
         wire: The original bytes, where the door kept them.
         routing: Hints of the caller.
         resumed: What was delivered already, for a backend that says it can continue.
+        permitted_types: Types of backend the caller's key permits; empty permits all.
         id: Unique id, given back as ``x-request-id``.
 
     Raises:
@@ -125,6 +127,7 @@ class InferenceRequest:
     wire: Wire | None = None
     routing: RoutingHints = RoutingHints()
     resumed: Resumed | None = None
+    permitted_types: frozenset[BackendType] = frozenset()
     id: str = field(default_factory=new_request_id)
 
     def __post_init__(self) -> None:
@@ -135,6 +138,12 @@ class InferenceRequest:
             raise BadRequest("model must be a non-empty string or absent", param="model")
         if not isinstance(self.parameters, Mapping):
             raise BadRequest("parameters must be a mapping", param="parameters")
+
+    @property
+    def prompt_estimate(self) -> int:
+        """Tokens of the prompt where nobody has counted them: four characters each."""
+        said = self.inputs if self.messages is None else self.messages
+        return math.ceil(len(str(said)) / CHARACTERS_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True)

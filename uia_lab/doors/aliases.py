@@ -23,7 +23,7 @@ class AliasesDoor(Door):
 class AliasDoor(Door):
     """``GET|PUT|DELETE /aliases/{name}``."""
 
-    method_scopes: ClassVar[Mapping[str, str]] = {"PUT": ADMIN, "DELETE": ADMIN}
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PUT": (ADMIN,), "DELETE": (ADMIN,)}
 
     def get(self, name: str) -> None:
         """The alias."""
@@ -36,22 +36,13 @@ class AliasDoor(Door):
             raise BadRequest(
                 "targets is missing: a list of model, backend:model or type:model", param="targets"
             )
-        before = self.manager.aliases.get(name)
-        self.manager.set_alias(name, targets)
-        if self.service.aliases is not None:
-            try:
-                await self.service.aliases.put(name, targets)
-            except Exception:
-                self._restore(name, before)
-                raise
+        await self.service.kept.set_alias(name, targets)
         self._answer(name)
 
     async def delete(self, name: str) -> None:
         """Forgets it, here and for the next start."""
         self._found(name)
-        if self.service.aliases is not None:
-            await self.service.aliases.delete(name)
-        self.manager.delete_alias(name)
+        await self.service.kept.delete_alias(name)
         self.answer({"name": name, "deleted": True})
 
     def _found(self, name: str) -> tuple[str, ...]:
@@ -59,12 +50,6 @@ class AliasDoor(Door):
         if name not in aliases:
             raise HTTPError(404, f"no alias {name!r}.{suggestion(name, aliases)}")
         return aliases[name]
-
-    def _restore(self, name: str, targets: tuple[str, ...] | None) -> None:
-        if targets is None:
-            self.manager.delete_alias(name)
-        else:
-            self.manager.set_alias(name, targets)
 
     def _answer(self, name: str) -> None:
         self.answer({"name": name, "targets": self._found(name)})

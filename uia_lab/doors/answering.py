@@ -31,7 +31,7 @@ class Rendering(Protocol):
 class AnsweringDoor(Door):
     """Base of the inference doors; a dialect supplies the three methods in the middle."""
 
-    scope: ClassVar[str | None] = INFER
+    scopes: ClassVar[tuple[str, ...]] = (INFER,)
     _gone = False
     _request: InferenceRequest | None = None
     _touched = 0.0
@@ -84,6 +84,7 @@ class AnsweringDoor(Door):
                 await asyncio.sleep(0)
         if not self._gone:
             self.set_header("x-uia-backend", answer.backend_id)
+            self._tell_limits()
             self.answer(self.whole(call, answer))
 
     async def _stream(self, call: Call, request: InferenceRequest) -> None:
@@ -135,11 +136,22 @@ class AnsweringDoor(Door):
         self.set_header("Cache-Control", "no-cache, no-store")
         # Proxies such as nginx would otherwise collect the stream before passing it on.
         self.set_header("X-Accel-Buffering", "no")
+        self._tell_limits()
         # Before the first content only the manager knows whom it is trying.
         running = self.manager.running.get(self.request_id)
         backend_id = self._backend_id or (running.backend_id if running is not None else None)
         if backend_id:
             self.set_header("x-uia-backend", backend_id)
+
+    def _tell_limits(self) -> None:
+        for name, value in self.service.limits.headers(self.principal.name).items():
+            self.set_header(name, value)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An error, with what the key has left."""
+        if hasattr(self, "principal"):
+            self._tell_limits()
+        super().write_error(status_code, **kwargs)
 
     async def _send(self, piece: bytes) -> None:
         """Writes and waits until the client has room for more.

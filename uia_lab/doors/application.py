@@ -42,10 +42,12 @@ def make_application(service: "UnifiedInferenceService", timings: Timings | None
         service: What they open to.
         timings: How long they wait.
     """
+    open_doors = OpenDoors()
+    service.keys.on_end.append(open_doors.end_of)
     return _Doors(
         [(pattern, standalone_door(door)) for pattern, door in routes()],
         uia_service=service,
-        uia_open_doors=OpenDoors(),
+        uia_open_doors=open_doors,
         uia_timings=timings or Timings(),
         log_function=_log_request,
     )

@@ -51,10 +51,10 @@ class Door(RequestHandler):
     A mount (standalone or Jupyter) mixes in :meth:`identify`, the identities it knows besides our keys.
     """
 
-    scope: ClassVar[str | None] = READ
-    """Scope it takes to come in; None for everybody."""
-    method_scopes: ClassVar[Mapping[str, str]] = {}
-    """Scopes of methods that take another one."""
+    scopes: ClassVar[tuple[str, ...]] = (READ,)
+    """Scopes of which it takes one to come in; the door is open to everybody where there is none."""
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Scopes of methods that take others."""
     key_in_query: ClassVar[bool] = False
     """Whether ``?token=`` is read, for clients that cannot set headers."""
 
@@ -96,9 +96,9 @@ class Door(RequestHandler):
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "application/json")
 
-    def needed_scope(self) -> str | None:
-        """The scope this request takes."""
-        return self.method_scopes.get(self.request.method or "", self.scope)
+    def needed_scopes(self) -> tuple[str, ...]:
+        """The scopes of which this request takes one."""
+        return self.method_scopes.get(self.request.method or "", self.scopes)
 
     async def prepare(self) -> None:
         """Finds out who asks.
@@ -111,10 +111,10 @@ class Door(RequestHandler):
         stream = getattr(self.request.connection, "stream", None)
         if stream is not None and not stream.closed():
             stream.set_nodelay(True)
-        scope = self.needed_scope()
-        if scope is not None:
+        scopes = self.needed_scopes()
+        if scopes:
             self.principal = await self._authenticated()
-            self.principal.require(scope)
+            self.principal.require(*scopes)
         if len(self.request.body) > MAX_BODY:
             raise HTTPError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
 
@@ -164,7 +164,7 @@ class Door(RequestHandler):
         if isinstance(error, InferenceError):
             self.set_status(error.http_status, None if error.http_status in _KNOWN else error.code)
             if error.retry_after is not None and math.isfinite(error.retry_after):
-                self.set_header("Retry-After", str(max(1, round(error.retry_after))))
+                self.set_header("Retry-After", str(max(1, math.ceil(error.retry_after))))
             if isinstance(error, Unauthenticated):
                 self.set_header("WWW-Authenticate", 'Bearer realm="uia_lab"')
             self.finish(encode(error_envelope(error)))

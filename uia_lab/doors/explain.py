@@ -12,7 +12,7 @@ from uia_lab.doors.base import Door
 class ExplainDoor(Door):
     """A preview of a decision."""
 
-    method_scopes: ClassVar[Mapping[str, str]] = {"POST": READ}
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"POST": (READ,)}
 
     def post(self) -> None:
         """The decision for ``{task, model?, preferred_types?, required_protocols?, backend_id?}``."""

@@ -1,7 +1,9 @@
 """``GET /v1/models`` and ``GET /v1/models/{id}``."""
 
 import time
+from typing import ClassVar
 
+from uia_lab.access.principals import INFER, READ
 from uia_lab.dialects.openai_models import model_list, one_model, owners
 from uia_lab.doors.base import Door
 
@@ -10,10 +12,15 @@ _SINCE = int(time.time())
 
 
 class _Names(Door):
+    # A client that may infer asks what there is before it does.
+    scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
+
     def names(self) -> dict[str, list[str]]:
         """What can stand in a request's ``model``, each with who it belongs to."""
         # An alias comes before a model of the same name, as it does when a request is routed.
-        return owners(self.manager.list_backends()) | {name: ["alias"] for name in self.manager.aliases}
+        found = owners(self.manager.list_backends()) | {name: ["alias"] for name in self.manager.aliases}
+        permits = self.service.limits.permits
+        return {name: by for name, by in found.items() if permits(self.principal.name, name)}
 
 
 class ModelsDoor(_Names):

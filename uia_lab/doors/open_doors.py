@@ -34,6 +34,13 @@ class OpenDoors:
         if not self._doors:
             self._empty.set()
 
+    def end_of(self, principal: str) -> None:
+        """Ends what a principal has under way, whose key was revoked or has expired."""
+        for door in list(self._doors):
+            who = getattr(door, "principal", None)
+            if who is not None and who.name == principal:
+                door.hang_up()
+
     async def close(self, seconds: float) -> bool:
         """Ends everything that is under way.
 

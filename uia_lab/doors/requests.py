@@ -1,19 +1,17 @@
 """The requests: those that run and those in the log, each seen by its owner and by administrators."""
 
-import math
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, ClassVar, get_args
 
 import msgspec
 from tornado.web import HTTPError
 
-from uia_lab.access.principals import ADMIN, INFER
-from uia_lab.domain.errors import BadRequest, NotAllowed, suggestion
+from uia_lab.access.principals import ADMIN, INFER, READ
+from uia_lab.dialects.times import moment
+from uia_lab.domain.errors import BadRequest, StoreError, suggestion
 from uia_lab.domain.records import RequestRecord
 from uia_lab.doors.base import Door
 from uia_lab.routing.figures import Ending
-from uia_lab.store.errors import StoreError
 from uia_lab.store.request_log import RequestLog
 
 OUTCOMES = get_args(Ending)
@@ -23,17 +21,9 @@ _LONG = ("decision", "inputs", "result")
 
 
 class _Requests(Door):
-    method_scopes: ClassVar[Mapping[str, str]] = {"DELETE": INFER}
-
-    async def prepare(self) -> None:
-        """Lets in readers, and for their own requests those who may only infer."""
-        try:
-            await super().prepare()
-        except NotAllowed:
-            # Nobody yet where the mount itself refused: a foreign origin or host, or the authorizer.
-            known = getattr(self, "principal", None)
-            if known is None or self.request.method != "GET" or not known.allows(INFER):
-                raise
+    # Those who may only infer see their own.
+    scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"DELETE": (INFER,)}
 
     @property
     def owner(self) -> str | None:
@@ -92,16 +82,7 @@ class RequestsDoor(_Requests):
         text = self.get_query_argument("since", None)
         if not text:
             return None
-        try:
-            seconds = float(text)
-        except ValueError:
-            try:
-                seconds = datetime.fromisoformat(text).timestamp()
-            except (ValueError, OverflowError):
-                seconds = math.nan
-        if not math.isfinite(seconds):
-            raise BadRequest("since must be seconds since the epoch, or a date in ISO 8601", param="since")
-        return seconds
+        return moment(text, "since")
 
     def _limit(self) -> int:
         text = self.get_query_argument("limit", None) or "100"
@@ -126,8 +107,8 @@ class RequestDoor(_Requests):
 
     def delete(self, request_id: str) -> None:
         """Cancels it."""
-        owner = self.manager.owner_of(request_id)
-        mine = owner is not None and self.owner in (None, owner)
+        run = self.manager.running.get(request_id)
+        mine = run is not None and self.owner in (None, run.request.principal)
         if not mine or not self.manager.cancel(request_id):
             raise HTTPError(404, "no such request is running")
         self.answer({"request_id": request_id, "status": "cancelled"})

@@ -4,6 +4,7 @@ from uia_lab.doors.aliases import AliasDoor, AliasesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
+from uia_lab.doors.keys import KeyDoor, KeysDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
@@ -30,6 +31,8 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/explain", ExplainDoor),
         (r"/aliases", AliasesDoor),
         (r"/aliases/(.+)", AliasDoor),
+        (r"/keys", KeysDoor),
+        (r"/keys/([^/]+)", KeyDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
         (r"/metrics", MetricsDoor),

@@ -76,8 +76,10 @@ class SocketInference:
         if own is not None:
             self._manager.cancel(own.id)
             return
-        owner = self._manager.owner_of(label)
-        mine = owner is not None and (self._principal.allows(ADMIN) or owner == self._principal.name)
+        run = self._manager.running.get(label)
+        mine = run is not None and (
+            self._principal.allows(ADMIN) or run.request.principal == self._principal.name
+        )
         if not mine or not self._manager.cancel(label):
             raise BadRequest(f"no request {label[:80]!r} is running", param="request_id")
         await self._send("inference_cancelled", request_id=label)

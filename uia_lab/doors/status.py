@@ -18,7 +18,7 @@ class StatusDoor(Door):
 class HealthDoor(Door):
     """``GET /health``: whether the process answers; the one door that is open to everybody."""
 
-    scope: ClassVar[str | None] = None
+    scopes: ClassVar[tuple[str, ...]] = ()
 
     def get(self) -> None:
         """200, or 503 while it stops. It tells strangers nothing else."""

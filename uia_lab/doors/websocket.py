@@ -12,7 +12,6 @@ from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from uia_lab._version import __version__
-from uia_lab.access.credentials import bearer
 from uia_lab.access.principals import ADMIN, INFER, READ
 from uia_lab.dialects.json_body import decode_object, encode, kind
 from uia_lab.dialects.websocket_messages import MAX_ID, error_fields
@@ -20,8 +19,6 @@ from uia_lab.domain.errors import (
     BadRequest,
     InferenceError,
     NoBackendAvailable,
-    NotAllowed,
-    Unauthenticated,
     suggestion,
 )
 from uia_lab.doors.base import MAX_BODY, Door, log
@@ -33,7 +30,6 @@ from uia_lab.manager.topics import TOPICS
 
 MAX_MESSAGE = MAX_BODY
 CLOSE_S = 1.0
-RECHECK_S = 1.0
 TOUCH_S = 5.0
 NOT_KNOWN = 4401
 """Code of the close when the key of a connection is not valid any more."""
@@ -57,13 +53,13 @@ class Incoming:
 class SocketDoor(Door, WebSocketHandler):
     """One connection. The client's id is a label of its choice; the identity is the key's or Jupyter's."""
 
+    scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
+    """To come in; each message then takes its own."""
     key_in_query: ClassVar[bool] = True
     _updates: Updates | None = None
     _inference: SocketInference | None = None
     _seat: WorkerSeat | None = None
     _client_id = ""
-    _key: str | None = None
-    _checked = 0.0
     _touched = 0.0
 
     @property
@@ -93,17 +89,8 @@ class SocketDoor(Door, WebSocketHandler):
         return self.by_key
 
     async def prepare(self) -> None:
-        """Finds out who asks, and whether the door is open at all; each message takes its own scope."""
-        try:
-            await super().prepare()
-        except NotAllowed:
-            # Nobody yet where the mount itself refused: a foreign origin or host, or the authorizer.
-            known = getattr(self, "principal", None)
-            if known is None or not known.allows(INFER):
-                raise
-        if self.by_key:
-            self._key = bearer(self.request.headers, self.get_query_argument("token", None))
-            self._checked = time.monotonic()
+        """Finds out who asks, and whether the door is open at all."""
+        await super().prepare()
         if not self.service.config.enable_websocket:
             raise HTTPError(404, "the WebSocket door is switched off (enable_websocket)")
         if self.open_doors.closing:
@@ -114,7 +101,7 @@ class SocketDoor(Door, WebSocketHandler):
         self.open_doors.enter(self)
         self._turn = asyncio.Lock()
         self._client_id = client_id[:MAX_ID]
-        self._updates = Updates(self.feeds, self._send_update)
+        self._updates = Updates(self.feeds, self._write)
         self._inference = SocketInference(self.manager, self.principal, self.send, self._active)
         self._seat = WorkerSeat(
             self.manager, self.send, self._beat, self.close, self._cut, self.timings.heartbeat_s
@@ -134,7 +121,6 @@ class SocketDoor(Door, WebSocketHandler):
         try:
             if self._seat is not None:
                 self._seat.heard()
-            self._check_key()
             if len(message) > MAX_MESSAGE:
                 raise BadRequest(f"the message is larger than {MAX_MESSAGE // 2**20} MiB")
             raw = message.encode() if isinstance(message, str) else message
@@ -151,9 +137,6 @@ class SocketDoor(Door, WebSocketHandler):
             if scope is not None:
                 self.principal.require(scope)
             await MESSAGES[name].handler(self, Incoming(name, body, len(raw)))
-        except Unauthenticated as error:
-            await self._error(error.message, error.code, request_id)
-            self.close(NOT_KNOWN, "the key is not valid any more")
         except InferenceError as error:
             more = error_fields(error)
             await self._error(error.message, more.pop("code"), request_id, **more)
@@ -224,14 +207,6 @@ class SocketDoor(Door, WebSocketHandler):
         """Sends one message and waits until the client has room for more; a closed one is no error."""
         await self._write(encode({"type": name, "timestamp": time.time(), **fields}))
 
-    async def _send_update(self, message: bytes) -> None:
-        try:
-            self._check_key()
-        except Unauthenticated:
-            self.close(NOT_KNOWN, "the key is not valid any more")
-            return
-        await self._write(message)
-
     async def _write(self, message: bytes) -> None:
         """One message at a time, so that what waits for a slow client waits where it was made.
 
@@ -259,19 +234,6 @@ class SocketDoor(Door, WebSocketHandler):
         fields = {} if request_id is None else {"request_id": request_id[:MAX_ID]}
         await self.send("error", message=message, code=code, **fields, **more)
 
-    def _check_key(self) -> None:
-        """Passes while the key that opened the connection is still one of ours.
-
-        Raises:
-            Unauthenticated: It is not any more.
-        """
-        now = time.monotonic()
-        if self._key is None or now - self._checked < RECHECK_S:
-            return
-        self._checked = now
-        if self.service.keys.verify(self._key) is None:
-            raise Unauthenticated("the key is not valid any more")
-
     def _active(self) -> None:
         now = time.monotonic()
         if now - self._touched > TOUCH_S:
@@ -288,8 +250,11 @@ class SocketDoor(Door, WebSocketHandler):
         self.on_connection_close()
 
     def hang_up(self) -> None:
-        """Says that the server stops, and closes; a client that does not answer is cut off."""
-        self.close(1001, "the server is stopping")
+        """Says why, and closes; a client that does not answer is cut off."""
+        if self.open_doors.closing:
+            self.close(1001, "the server is stopping")
+        else:
+            self.close(NOT_KNOWN, "the key was revoked or has expired")
         asyncio.get_running_loop().call_later(CLOSE_S, self.on_connection_close)
 
     def on_close(self) -> None:

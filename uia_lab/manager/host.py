@@ -5,7 +5,9 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
+from uia_lab.access.limits import Admission
 from uia_lab.domain.records import RequestRecord
+from uia_lab.domain.requests import InferenceRequest
 from uia_lab.manager.lifecycle import Lifecycle
 from uia_lab.manager.running import Running
 from uia_lab.routing.figures import Counters
@@ -29,6 +31,7 @@ class Host(Protocol):
     max_attempts: int
     log_prompts: bool
     on_record: Callable[[RequestRecord], None] | None
+    admit: Callable[[InferenceRequest], Admission] | None
 
     def settle(self, turns: list[Turn]) -> None:
         """Hands backends to those who waited for them."""

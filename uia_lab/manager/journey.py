@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 import msgspec
 
+from uia_lab.access.limits import Admission
 from uia_lab.domain.errors import (
     BadRequest,
     Cancelled,
@@ -50,7 +52,11 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     host.totals.begin()
     ending: Ending = "cancelled"
     error: InferenceError | None = None
+    admission: Admission | None = None
     try:
+        if host.admit is not None:
+            admission = host.admit(request)
+            run.request = admission.request
         async with aclosing(_attempts(host, run)) as events:
             async for event in events:
                 if isinstance(event, Finished):
@@ -66,6 +72,8 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     finally:
         del host.running[request.id]
         host.totals.end(ending)
+        if admission is not None:
+            admission.finish(run.charged)
         _remember(host, run, ending, error)
         host.settle([])
 
@@ -74,7 +82,8 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
     """The events of as many attempts as it takes, numbered as one answer."""
     request = run.request
     _refuse_loop(request, host.instance_id)
-    deadline = run.began_at + (request.routing.deadline_s or host.request_timeout)
+    # A caller may want less time than the house gives, not more.
+    deadline = run.began_at + min(request.routing.deadline_s or math.inf, host.request_timeout)
     limit = request.routing.max_attempts or host.max_attempts
     tried: Tried = frozenset()
     last: InferenceError | None = None

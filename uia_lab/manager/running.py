@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.figures import Ending
 from uia_lab.routing.turns import Attempt
 
-CHARACTERS_A_TOKEN = 4
 KEPT_CHARACTERS = 262_144
 
 
@@ -63,6 +61,13 @@ class Running:
     def text(self) -> str:
         """The text delivered so far."""
         return "".join(self._text)
+
+    @property
+    def charged(self) -> Usage:
+        """What the request has cost so far; nothing before the first content, for nobody told of more."""
+        if self.usage is not None:
+            return self.usage
+        return self.estimate(self.chunks) if self.chunks else Usage()
 
     def take(self, attempt: Attempt) -> None:
         """Notes who serves it now, and why."""
@@ -124,9 +129,8 @@ class Running:
             self._scopes.discard(scope)
 
     def estimate(self, pieces: int) -> Usage:
-        """Token counts where nobody told them: a token a piece, and four characters a token of the prompt."""
-        said = self.request.inputs if self.request.messages is None else self.request.messages
-        return Usage(math.ceil(len(str(said)) / CHARACTERS_A_TOKEN), pieces, estimated=True)
+        """Token counts where nobody told them: a token a piece, and a prompt as long as it looks."""
+        return Usage(self.request.prompt_estimate, pieces, estimated=True)
 
     def summary(self, instance_id: str, now: float) -> RequestRecord:
         """What can be told of it by now; its outcome is empty while it runs.
@@ -136,7 +140,7 @@ class Running:
             now: Time on the manager's clock.
         """
         request = self.request
-        usage = self.usage if self.usage is not None else self.estimate(self.chunks)
+        usage = self.charged
         return RequestRecord(
             id=request.id,
             instance_id=instance_id,

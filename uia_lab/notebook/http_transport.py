@@ -98,9 +98,17 @@ class HttpTransport:
 
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=read_s)
         try:
+            # A redirect is never followed: it could take the token to another host.
             async with self._client().request(
-                method, self.url + path, timeout=timeout, **options
+                method, self.url + path, timeout=timeout, allow_redirects=False, **options
             ) as response:
+                if 300 <= response.status < 400:
+                    target = urlsplit(response.headers.get("Location", ""))
+                    raise NotConnected(
+                        f"{self.where} redirects to {target.netloc or 'itself'}{target.path}; no token is "
+                        "taken there. Give the final address to uia_lab.connect(url, token); if that is a "
+                        "login page, give a token too."
+                    )
                 if response.status >= 400:
                     raise error_of(response.status, await _json(response), self.where)
                 yield response
@@ -148,6 +156,24 @@ class HttpTransport:
         """Cancels a request; one that has ended meanwhile is fine."""
         with contextlib.suppress(errors.ModelNotFound):
             async with self._asked("DELETE", f"requests/{quote(request_id, safe='')}"):
+                pass
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """The scoped keys of the server."""
+        async with self._asked("GET", "keys") as response:
+            listed: list[dict[str, Any]] = (await response.json())["keys"]
+            return listed
+
+    async def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a key."""
+        async with self._asked("POST", "keys", json=dict(fields)) as response:
+            made: dict[str, Any] = await response.json()
+            return made
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Ends a key; one that has ended meanwhile is fine."""
+        with contextlib.suppress(errors.ModelNotFound):
+            async with self._asked("DELETE", f"keys/{quote(key_id, safe='')}"):
                 pass
 
     async def attempts(self, request_id: str | None) -> tuple[Attempted, ...]:

@@ -19,6 +19,7 @@ from uia_lab.domain.errors import BadRequest, Cancelled, DeadlineExceeded
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.generation import Generation
+from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.presenters import presenter_here
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.status import StatusReport
@@ -88,6 +89,15 @@ class Lab:
     def models(self) -> list[str]:
         """Names of the models that can be asked for."""
         return self._ask(self._transport.models)
+
+    @property
+    def keys(self) -> Keys:
+        """The scoped keys of the server: a table, with ``create`` and ``revoke``."""
+        return Keys(
+            self._ask(self._transport.keys),
+            lambda fields: self._ask(self._transport.create_key, fields),
+            lambda key_id: self._ask(self._transport.revoke_key, key_id),
+        )
 
     def status(self) -> StatusReport:
         """The status report: a mapping to programs, a live table in a notebook."""

@@ -1,12 +1,12 @@
 """A Lab without a server: the same service, in this process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING
@@ -16,6 +16,12 @@ from uia_lab.worker import ServedFunction
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
     from uia_lab.unified_inference_service import UnifiedInferenceService
+
+
+_NO_KEYS = (
+    "keys open a server's doors, and in local mode none is there; start one with `python -m uia_lab serve` "
+    "or open this notebook in Jupyter with uia_lab_server enabled"
+)
 
 
 class InProcessTransport:
@@ -40,7 +46,7 @@ class InProcessTransport:
                 from uia_lab.config import InferenceServiceConfig
                 from uia_lab.unified_inference_service import UnifiedInferenceService
 
-                self._service = UnifiedInferenceService(InferenceServiceConfig())
+                self._service = UnifiedInferenceService(InferenceServiceConfig.from_files())
             if not self._started:
                 await self._service.start(listen=False, store=False)
                 self._started = True
@@ -76,6 +82,20 @@ class InProcessTransport:
     ) -> Publication:
         """A backend of the manager in this process."""
         return _LocalPublication(self, function, backend_id, name, max_concurrency)
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """The scoped keys; in this process they open nothing, since nothing listens."""
+        raise BadRequest(_NO_KEYS)
+
+    async def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Refuses to make a key that would open nothing."""
+        del fields
+        raise BadRequest(_NO_KEYS)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """There is none."""
+        del key_id
+        raise BadRequest(_NO_KEYS)
 
     async def aclose(self) -> None:
         """Stops the service."""

@@ -1,10 +1,12 @@
 """A status report with a face: text, HTML and, in a notebook, a live table."""
 
 from collections.abc import Callable, Iterator, Mapping
-from html import escape
 from typing import Any
 
+from uia_lab.notebook.tables import html_table, text_table
+
 COLUMNS = ("backend", "type", "status", "in flight", "queue", "ok", "failed", "p50", "first token", "speed")
+WORDS = 3
 _SIGNS = {
     "healthy": "●",
     "degraded": "◐",
@@ -91,30 +93,13 @@ def _cells(backend: Mapping[str, Any]) -> list[str]:
 
 def text(report: Mapping[str, Any]) -> str:
     """The report as an aligned table of plain text."""
-    rows = [list(COLUMNS), *(_cells(backend) for backend in report.get("backends") or ())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([headline(report), "", *lines])
+    return text_table(headline(report), COLUMNS, _rows(report), WORDS)
 
 
 def html(report: Mapping[str, Any]) -> str:
-    """The report as a plain HTML table, readable without any style sheet."""
+    """The report as a plain HTML table."""
+    return html_table(headline(report), COLUMNS, _rows(report), WORDS)
 
-    def row(cells: list[str], tag: str) -> str:
-        aligned = ("left", "left", "left")
-        return "".join(
-            f'<{tag} style="text-align:{aligned[column] if column < 3 else "right"}">{escape(cell)}</{tag}>'
-            for column, cell in enumerate(cells)
-        )
 
-    body = "".join(f"<tr>{row(_cells(backend), 'td')}</tr>" for backend in report.get("backends") or ())
-    return (
-        f"<table><caption>{escape(headline(report))}</caption>"
-        f"<thead><tr>{row(list(COLUMNS), 'th')}</tr></thead><tbody>{body}</tbody></table>"
-    )
+def _rows(report: Mapping[str, Any]) -> list[list[str]]:
+    return [_cells(backend) for backend in report.get("backends") or ()]

@@ -1,6 +1,6 @@
 """The seam between the Lab and whoever serves it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -95,6 +95,22 @@ class Transport(Protocol):
             name: Its name for people.
             max_concurrency: Calls at once.
         """
+
+    async def keys(self) -> list[dict[str, Any]]:
+        """The scoped keys, as ``GET /keys`` lists them."""
+
+    async def create_key(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes a key.
+
+        Args:
+            fields: As for ``POST /keys``.
+
+        Returns:
+            What is known of it, and the key itself under ``key``.
+        """
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Ends a key; an unknown one is no error."""
 
     async def aclose(self) -> None:
         """Closes everything; running requests end."""

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from uia_lab.domain.backends import BackendStatus, BackendType
-from uia_lab.domain.errors import BadRequest, InferenceError, ModelNotFound, NoBackendAvailable, suggestion
+from uia_lab.domain.errors import (
+    BadRequest,
+    InferenceError,
+    ModelNotFound,
+    NoBackendAvailable,
+    NotAllowed,
+    suggestion,
+)
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.aliases import Aliases, Target
 from uia_lab.routing.registry import Registered, Registry
@@ -26,6 +33,7 @@ class Demand:
     preferred_types: tuple[BackendType, ...]
     required_protocols: frozenset[str]
     digest: str | None = None
+    permitted_types: frozenset[BackendType] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class Eligibility:
             hints.preferred_types,
             hints.required_protocols,
             request.resumed.digest if request.resumed is not None else None,
+            request.permitted_types,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -141,6 +150,8 @@ class Eligibility:
         missing = demand.required_protocols - capabilities.protocols
         if missing:
             return f"protocols: does not speak {', '.join(sorted(missing))}"
+        if demand.permitted_types and entry.type not in demand.permitted_types:
+            return f"key: does not permit backends of type {entry.type.value}"
         if demand.digest is not None and not (
             capabilities.resume and capabilities.model_digest.get(demand.model or "") == demand.digest
         ):
@@ -182,6 +193,14 @@ class Eligibility:
                 return BadRequest(
                     f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
+        if demand.permitted_types and any(
+            self.unfit(entry, replace(link, permitted_types=frozenset()), target) is None
+            for entry in entries
+            if entry.type not in demand.permitted_types
+            for link, target in self.links(demand)
+        ):
+            permitted = ", ".join(sorted(demand.permitted_types))
+            return NotAllowed(f"no backend of a type that this key permits ({permitted}) can serve it now")
         reasons = "; ".join(
             f"{entry.backend_id}: {self.why_not(entry, demand) or 'tried already'}"
             for entry in entries[:REASONS]

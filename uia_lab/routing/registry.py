@@ -137,11 +137,7 @@ class Registry:
         if not isinstance(entry.name, str) or not entry.name:
             raise BadRequest("name must be a non-empty string", param="name")
         check_weight(entry.weight)
-        limit = entry.max_concurrency
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise BadRequest(
-                f"max_concurrency must be at least 1 or None, not {limit!r}", param="max_concurrency"
-            )
+        check_limit(entry.max_concurrency)
         old = self._entries.get(entry.backend_id)
         self._entries[entry.backend_id] = entry
         self.version += 1
@@ -159,6 +155,18 @@ class Registry:
             for model in entry.models:
                 served.setdefault(model, set()).update(entry.capabilities.supported_tasks)
         return served
+
+
+def check_limit(limit: object) -> None:
+    """Refuses a number of requests at once that is below 1; None is no bound.
+
+    Raises:
+        BadRequest: With ``param="max_concurrency"``.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise BadRequest(
+            f"max_concurrency must be at least 1 or None, not {limit!r}", param="max_concurrency"
+        )
 
 
 def check_weight(weight: object) -> None:

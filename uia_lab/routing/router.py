@@ -107,6 +107,11 @@ class Router:
         entry.weight = float(weight)
         return []
 
+    def set_limit(self, entry: Registered, limit: int | None, now: float) -> list[Turn]:
+        """Changes how many requests a backend works on at once; those that wait may be served by that."""
+        entry.max_concurrency = limit
+        return self._serve(now)
+
     def begin(
         self,
         request: InferenceRequest,

@@ -4,11 +4,13 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
-from uia_lab.store.errors import StoreError
+from uia_lab.domain.errors import StoreError
+from uia_lab.store.filesystems import network_file_system
 from uia_lab.store.schema import MIGRATIONS, is_foreign, migrate, version_of
 from uia_lab.store.worker import Step, Worker
 
@@ -40,9 +42,15 @@ class Database:
 
     Args:
         path: The file, or ``:memory:``.
+        network: Names the network file system a path is on, None for a local one.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        network: Callable[[Path], str | None] = network_file_system,
+    ) -> None:
+        self._network = network
         self.in_memory = os.fspath(path) == MEMORY
         self._file = Path(path).expanduser().absolute()
         self.path = MEMORY if self.in_memory else str(self._file)
@@ -131,17 +139,16 @@ class Database:
             # Never opened and closed when it exists: that would end SQLite's locks in this process.
             os.close(os.open(self._file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
-            if self._file.is_file() and self._file.stat().st_mode & 0o077:
-                self._file.chmod(0o600)
+            return
 
     def _prepared(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
         try:
             if not self.in_memory:
                 self._check(connection)
-                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-                if mode != "wal":
-                    log.warning("%s: no write-ahead log here (%s); readers and writer wait", self.path, mode)
+                if self._file.stat().st_mode & 0o077:
+                    self._file.chmod(0o600)
+                self._choose_journal(connection)
                 # Commits are safe from a killed process; only a failure of power can undo the last ones.
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
@@ -150,6 +157,23 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _choose_journal(self, connection: sqlite3.Connection) -> None:
+        kind = self._network(self._file)
+        if kind is not None:
+            # The write-ahead log needs memory that all its processes share, which no network has.
+            mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+            log.warning(
+                "%s is on a network file system (%s), whose locks cannot be relied on: one server at a time, "
+                "please, or set store_path (UIA_STORE_PATH) to a local disk. Journal: %s",
+                self.path,
+                kind,
+                mode,
+            )
+            return
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            log.warning("%s: no write-ahead log here (%s); readers and writer wait", self.path, mode)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if is_foreign(connection):

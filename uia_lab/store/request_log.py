@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from uia_lab.domain.errors import StoreError
 from uia_lab.domain.records import RequestRecord
 from uia_lab.store.database import Database
-from uia_lab.store.errors import StoreError
 from uia_lab.store.rows import INSERT, SELECT, from_row, to_row
 from uia_lab.store.schema import transaction
 

@@ -44,6 +44,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX requests_by_principal ON requests (principal, began_at)",
         "CREATE TABLE aliases (name TEXT PRIMARY KEY, targets TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            digest BLOB NOT NULL UNIQUE,
+            scopes TEXT NOT NULL,
+            created_at REAL NOT NULL,
+            limits TEXT NOT NULL,
+            expires_at REAL,
+            last_used_at REAL,
+            tokens_used INTEGER NOT NULL
+        )""",
+        "CREATE TABLE backends (id TEXT PRIMARY KEY, description TEXT NOT NULL)",
+        "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    ),
 )
 """A step, once published, is never changed; ``PRAGMA user_version`` counts those a file has."""
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from uia_lab.store.errors import StoreError
+from uia_lab.domain.errors import StoreError
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Connection], T]

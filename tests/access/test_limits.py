@@ -1,0 +1,160 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.access.test_keys import Clock, Table
+from uia_lab.access.keys import KeyRing
+from uia_lab.access.limits import Limiter, duration
+from uia_lab.access.windows import WINDOW_S, Window
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
+from uia_lab.domain.events import Usage
+from uia_lab.domain.keys import Limits
+from uia_lab.domain.requests import InferenceRequest
+
+
+class House:
+    def __init__(self, most=100, default="small"):
+        self.clock = Clock()
+        self.keys = KeyRing(self.clock)
+        self.keys.table = Table()
+        self.limiter = Limiter(self.keys, most, lambda task: default, self.clock)
+
+    async def key(self, **limits):
+        _, key = await self.keys.create("k", ["infer"], Limits(**limits))
+        return key
+
+    def admit(self, model="m", principal="key:k", inputs="x" * 40, **parameters):
+        return self.limiter.admit(
+            InferenceRequest("generation", model, inputs, parameters=parameters, principal=principal)
+        )
+
+
+@pytest.fixture
+def house():
+    return House()
+
+
+async def test_requests_a_minute_and_when_the_next_one_may_come(house):
+    await house.key(requests_per_minute=3)
+    for _ in range(3):
+        house.admit().finish(Usage())
+        house.clock.now += 10
+    with pytest.raises(RateLimited) as caught:
+        house.admit()
+    wait = caught.value.retry_after
+    assert 30 < wait <= 31
+    headers = house.limiter.headers("key:k")
+    assert headers["x-ratelimit-limit-requests"] == "3"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"] == "51s"
+    house.clock.now += wait - 0.001
+    with pytest.raises(RateLimited):
+        house.admit()
+    house.clock.now += 0.002
+    house.admit().finish(Usage())
+    assert house.limiter.running == 0
+
+
+async def test_tokens_are_reserved_then_charged_as_they_were(house):
+    key = await house.key(tokens_per_minute=100)
+    first = house.admit(max_tokens=60)
+    assert house.limiter.headers("key:k")["x-ratelimit-remaining-tokens"] == "30"
+    with pytest.raises(RateLimited) as caught:
+        house.admit(max_tokens=30)
+    assert caught.value.retry_after == 61
+    first.finish(Usage(12, 8))
+    first.finish(Usage(1000, 1000))
+    assert house.limiter.headers("key:k")["x-ratelimit-remaining-tokens"] == "80"
+    house.admit(max_tokens=30).finish(Usage(10, 30))
+    assert house.keys.get(key.id).tokens_used == 60
+    with pytest.raises(RateLimited, match="Lower max_tokens") as caught:
+        house.admit(max_tokens=500)
+    assert caught.value.retry_after is None
+
+
+async def test_a_budget_is_for_life_and_those_under_way_count(house):
+    key = await house.key(token_budget=100)
+    running = house.admit(max_tokens=50)
+    with pytest.raises(QuotaExceeded, match="40 of 100"):
+        house.admit(max_tokens=50)
+    running.finish(Usage(10, 85))
+    house.clock.now += 10_000
+    with pytest.raises(QuotaExceeded):
+        house.admit(inputs="x" * 24)
+    house.admit(inputs="x").finish(Usage(1, 9))
+    assert house.keys.get(key.id).tokens_used == 105
+    with pytest.raises(QuotaExceeded) as caught:
+        house.admit(inputs="")
+    assert (caught.value.code, caught.value.retry_after) == ("insufficient_quota", None)
+
+
+async def test_requests_at_once_of_a_key_and_of_all(house):
+    house.limiter.most = 3
+    await house.key(max_concurrent=2)
+    running = [house.admit(), house.admit()]
+    with pytest.raises(RateLimited, match="as many as it may"):
+        house.admit()
+    other = house.admit(principal="local")
+    with pytest.raises(Overloaded) as caught:
+        house.admit(principal="local")
+    assert (caught.value.http_status, caught.value.code) == (503, "overloaded")
+    for admission in (*running, other):
+        admission.finish(Usage())
+    assert house.limiter.running == 0
+    house.admit().finish(Usage())
+
+
+async def test_models_and_types_that_a_key_permits(house):
+    await house.key(models=("gpt-*", "small"), backend_types=("gpu",))
+    assert house.admit("gpt-4o").request.permitted_types == {BackendType.GPU}
+    assert house.admit(None).request.model == "small"
+    with pytest.raises(NotAllowed, match="small"):
+        house.admit("other")
+    assert house.limiter.permits("key:k", "gpt-x")
+    assert not house.limiter.permits("key:k", "other")
+    assert house.limiter.permits("alice", "other")
+    closed = House(default=None)
+    await closed.key(models=("a",))
+    with pytest.raises(NotAllowed, match="without a model"):
+        closed.admit(None)
+
+
+async def test_a_key_revoked_on_the_way_in_and_one_made_anew(house):
+    key = await house.key(requests_per_minute=1)
+    running = house.admit()
+    await house.keys.revoke(key.id)
+    with pytest.raises(Unauthenticated):
+        house.admit()
+    assert house.limiter.headers("key:k") == {}
+    running.finish(Usage(1, 1))
+    await house.key(requests_per_minute=1)
+    house.admit().finish(Usage())
+    assert house.limiter.running == 0
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), max_size=60))
+def test_no_sixty_seconds_ever_have_more_than_the_limit(steps):
+    window, now, taken = Window(10), 0.0, []
+    for pause, amount in steps:
+        now += pause
+        wait = window.wait(amount, now)
+        if wait:
+            assert window.taken(now) + amount > 10
+            now += wait + 1e-6
+            assert window.wait(amount, now) == 0.0
+        window.take(amount, now)
+        taken.append((now, amount))
+        assert sum(amount for at, amount in taken if at > now - WINDOW_S) <= 10
+
+
+@given(st.floats(0, 10_000, allow_nan=False))
+def test_a_reset_is_never_told_too_early(seconds):
+    text = duration(seconds)
+    minutes, _, rest = text.rpartition("m") if not text.endswith("ms") else ("", "", text)
+    told = float(rest[:-2]) / 1000 if rest.endswith("ms") else float(rest[:-1])
+    told += 60 * float(minutes or 0)
+    assert seconds - 1e-9 <= told <= seconds + 1.001
+    assert math.isfinite(told)

@@ -1,0 +1,354 @@
+"""A backend behind an HTTP endpoint, in whichever dialect it speaks."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+
+from uia_lab.access.endpoints import is_loopback
+from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.backends.listing import models_in
+from uia_lab.backends.providers import Provider
+from uia_lab.dialects.json_body import encode
+from uia_lab.dialects.upstream import Outgoing, UpstreamDialect
+from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
+from uia_lab.domain.descriptions import BackendDescription
+from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Unauthenticated
+from uia_lab.domain.events import Event, Finished, Started
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.tasks import TEXT_GENERATION
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_ERROR = 64 << 10
+MAX_LISTING = 8 << 20
+MAX_ANSWER = 256 << 20
+# How long after the last event its connection may take to become free for the next request.
+DRAIN_S = 0.1
+# A provider far away is asked for its models this seldom; its requests tell how it is.
+LISTING_S = 600.0
+
+
+class HttpBackend:
+    """Asks one endpoint; it decides nothing and sets no deadlines.
+
+    Args:
+        description: What it was registered as, with endpoint and dialect.
+        provider: Who it is, for paths, headers and names of fields.
+        dialect: The dialect it speaks.
+        session: Gives the shared client session.
+        secrets: Where its key is found by the name in the description.
+        instance_id: Our own name, which is added to ``x-uia-via``.
+        clock: Seconds, monotonic.
+
+    Raises:
+        BadRequest: The description has no endpoint.
+    """
+
+    def __init__(
+        self,
+        description: BackendDescription,
+        provider: Provider,
+        dialect: UpstreamDialect,
+        session: "Callable[[], aiohttp.ClientSession]",
+        secrets: Secrets,
+        instance_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if description.endpoint is None:
+            raise BadRequest("an API needs an endpoint", param="endpoint")
+        self.description = description
+        self.provider = provider
+        self.dialect = dialect
+        self._base = description.endpoint.rstrip("/") + "/"
+        self._session = session
+        self._secrets = secrets
+        self._instance_id = instance_id
+        self._clock = clock
+        self._key: Secret | None = None
+        self._open: set[aiohttp.ClientResponse] = set()
+        self._models: list[str] = []
+        self._found: Probe | None = None
+        self._listed_at = 0.0
+        options = description.options
+        self._headers: dict[str, str] = {**provider.headers, **options.get("headers", {})}
+        self._query: dict[str, str] = dict(options.get("query", {}))
+        self._fields: Mapping[str, Any] = options.get("body", {})
+
+    def __repr__(self) -> str:
+        return f"<HttpBackend {self.description.id}: {self.dialect.name} at {self.description.endpoint}>"
+
+    @property
+    def external(self) -> bool:
+        """Whether it is beyond this machine."""
+        return not is_loopback(self._base)
+
+    @property
+    def capabilities(self) -> BackendCapabilities:
+        """What it can do, as far as its kind and its description say."""
+        given = self.description.tasks
+        tasks = frozenset(given) if given else self.provider.tasks & self.dialect.tasks
+        generates = TEXT_GENERATION in tasks
+        return BackendCapabilities(
+            supported_tasks=tasks,
+            supported_models=frozenset(self.description.models or self._models),
+            max_batch_size=2048,
+            supports_streaming=generates,
+            supports_batching=True,
+            protocols={"http"},
+            features={"tools", "response_format", "vision", "logprobs", "seed"} if generates else set(),
+            external=self.external,
+        )
+
+    async def start(self) -> None:
+        """Finds the key; a connection is opened by the first call."""
+        await self._find_key()
+
+    async def stop(self) -> None:
+        """Closes the connections of running answers, which end with an error."""
+        for response in list(self._open):
+            response.close()
+
+    async def probe(self) -> Probe:
+        """Asks for health and models, which costs nothing."""
+        if self._key is None:
+            await self._find_key()
+        if self._key is None and self.description.api_key_env:
+            return Probe(BackendStatus.UNHEALTHY, self._keyless())
+        listed = self._found
+        fresh = self._clock() - self._listed_at < LISTING_S
+        if self.external and fresh and listed is not None and listed.status is BackendStatus.HEALTHY:
+            return listed
+        import aiohttp
+
+        try:
+            self._found = await self._look()
+        except (aiohttp.ClientError, OSError) as error:
+            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {_described(error)}")
+        except InferenceError as error:
+            self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
+        self._listed_at = self._clock()
+        return self._found
+
+    async def infer(self, request: InferenceRequest) -> AsyncGenerator[Event, None]:
+        """The answer's events.
+
+        Raises:
+            Unsupported: The dialect has no form for something that was asked.
+            InferenceError: What the endpoint answered, or how the connection broke.
+        """
+        import aiohttp
+
+        if request.model is None:
+            request = replace(request, model=self._default_model())
+        outgoing = self._adjusted(self.dialect.outgoing(request))
+        reader = self.dialect.reader(request, outgoing)
+        if self._key is None and self.description.api_key_env:
+            await self._find_key()
+            if self._key is None:
+                raise Unauthenticated(self._keyless())
+        yield Started("")
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response = await self._session().post(
+                self._url(outgoing.path),
+                data=encode(outgoing.body),
+                params=self._query,
+                headers=self._sent(outgoing, request),
+                allow_redirects=False,
+            )
+            self._open.add(response)
+            if response.status >= 300:
+                raise await self._refusal(response)
+            size = 0
+            async for data in response.content.iter_any():
+                size += len(data)
+                if size > MAX_ANSWER:
+                    raise BackendFailed(f"sent an answer of more than {MAX_ANSWER >> 20} MiB")
+                for event in reader.feed(data):
+                    if isinstance(event, Finished):
+                        await _drain(response)
+                        yield event
+                        return
+                    yield event
+            for event in reader.end():
+                yield event
+        except (aiohttp.ClientError, OSError) as error:
+            raise BackendFailed(self._without_key(f"the connection broke: {_described(error)}")) from None
+        except InferenceError as error:
+            error.message = self._without_key(error.message)
+            error.args = (error.message,)
+            raise
+        finally:
+            if response is not None:
+                self._open.discard(response)
+                # Closed by force, unless it was read to its end: whoever left must not be computed for.
+                response.close()
+
+    async def _look(self) -> Probe:
+        if self.provider.health is not None:
+            status, body = await self._get(self.provider.health)
+            if status == 503:
+                return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+            if status >= 500:
+                return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its health")
+        status, body = await self._get(self.provider.models)
+        given = self.description.models
+        if status in (401, 402, 403):
+            key = self.description.api_key_env
+            reason = f"refuses the key {key}" if key else "wants a key: name it in api_key_env"
+            return Probe(BackendStatus.UNHEALTHY, f"{reason} ({status})")
+        if status == 503:
+            return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+        if status == 200:
+            self._models = models_in(_json(body))
+        elif status in (404, 405, 501) and given:
+            return Probe(BackendStatus.HEALTHY, "answers; it lists no models", frozenset(given))
+        else:
+            return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
+        if given:
+            missing = [name for name in given if "*" not in name and name not in self._models]
+            reason = f"does not list {', '.join(missing)}" if missing and self._models else "answers"
+            return Probe(BackendStatus.HEALTHY, reason, frozenset(given))
+        if not self._models:
+            return Probe(BackendStatus.UNHEALTHY, "answers, but has no models")
+        count = len(self._models)
+        reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
+        return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
+
+    async def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body of a small answer; a redirect is an error here too."""
+        async with self._session().get(
+            self._url(path),
+            params=self._query,
+            headers={**self._headers, **self._authorization()},
+            allow_redirects=False,
+        ) as response:
+            if 300 <= response.status < 400:
+                raise self._redirected(response)
+            return response.status, await _read(response, MAX_LISTING)
+
+    async def _refusal(self, response: "aiohttp.ClientResponse") -> InferenceError:
+        if response.status < 400:
+            return self._redirected(response)
+        body = await _read(response, MAX_ERROR, whole=False)
+        return self.dialect.error(response.status, response.headers, body)
+
+    def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
+        # Not followed: the key was given for this host and no other.
+        target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
+        where = f"{target.scheme}://{target.hostname or '?'}{f':{target.port}' if target.port else ''}"
+        return BackendFailed(
+            f"redirects to {where}{target.path[:200]} ({response.status}), which is not followed; "
+            "register that address if it is the right one"
+        )
+
+    def _url(self, path: str) -> str:
+        return urljoin(self._base, path)
+
+    def _authorization(self) -> dict[str, str]:
+        if self._key is None:
+            return {}
+        return {self.provider.auth: self.provider.scheme + self._key.reveal()}
+
+    def _sent(self, outgoing: Outgoing, request: InferenceRequest) -> dict[str, str]:
+        return {
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if outgoing.stream else "application/json",
+            "x-uia-via": ",".join((*request.via, self._instance_id)),
+            **outgoing.headers,
+            **self._headers,
+            **self._authorization(),
+        }
+
+    def _adjusted(self, outgoing: Outgoing) -> Outgoing:
+        """The call with the provider's names of fields and the description's own fields."""
+        if not self.provider.fields and not self._fields:
+            return outgoing
+        body = dict(outgoing.body)
+        for name, other in self.provider.fields.items():
+            if name in body:
+                value = body.pop(name)
+                if other is not None:
+                    body.setdefault(other, value)
+        body |= self._fields
+        return replace(outgoing, body={name: value for name, value in body.items() if value is not None})
+
+    def _default_model(self) -> str:
+        names = [name for name in self.description.models or self._models if "*" not in name]
+        if not names:
+            raise BadRequest(
+                f"{self.description.id} has no default model: name one in the request", param="model"
+            )
+        return names[0]
+
+    async def _find_key(self) -> None:
+        """Looks the key up; a keyring may take its time, so in a thread."""
+        name = self.description.api_key_env
+        if name is None:
+            return
+        found = await asyncio.to_thread(self._secrets.find, name)
+        if found is not None and not (found.reveal().isascii() and found.reveal().isprintable()):
+            raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
+        self._key = found
+
+    def _keyless(self) -> str:
+        return (
+            f"the key {self.description.api_key_env} is not set: put it into the environment, into "
+            "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)"
+        )
+
+    def _without_key(self, text: str) -> str:
+        """A text of the endpoint's, which may repeat what it was sent."""
+        key = self._key.reveal() if self._key is not None else ""
+        return text.replace(key, "<key>") if key else text
+
+
+async def _drain(response: "aiohttp.ClientResponse") -> None:
+    """Reads the end of a body that is whole, so that its connection serves again; never for long."""
+    if response.content.at_eof():
+        return
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            await response.content.readany()
+    except Exception:  # noqa: BLE001 - the answer is whole; only the connection is lost
+        return
+
+
+async def _read(response: "aiohttp.ClientResponse", most: int, *, whole: bool = True) -> bytes:
+    """A body of at most so many bytes, or its beginning.
+
+    Raises:
+        BackendFailed: ``whole`` was asked for and there is more.
+    """
+    body = bytearray()
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > most:
+            if whole:
+                raise BackendFailed(f"answered with more than {most >> 20} MiB")
+            break
+    return bytes(body[:most])
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+
+
+def _said(body: bytes) -> str:
+    value = _json(body)
+    inner = value.get("error", value) if isinstance(value, dict) else value
+    message = inner.get("message") if isinstance(inner, dict) else inner
+    return str(message or "")[:200] or "it does not say what"
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")[:300]

@@ -1,0 +1,253 @@
+"""What is known of each provider of inference over HTTP, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+
+_BOTH = frozenset({TEXT_GENERATION, TEXT_EMBEDDING})
+_TEXT = frozenset({TEXT_GENERATION})
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One provider.
+
+    Paths are below the base URL; ``../health`` is one level above it.
+
+    Args:
+        name: Its name in ``api_backends``, in ids, and before ``_BASE_URL`` in the environment.
+        title: Its name for people.
+        dialect: Dialect it speaks.
+        base_url: Where it is, if that is one place.
+        keys: Names its key has in the environment, in the order they are looked for.
+        auth: Header that carries the key.
+        scheme: What stands before the key in that header.
+        tasks: Tasks it does.
+        concurrency: Requests at once where nobody says otherwise.
+        health: Path that says for nothing whether it is well, if there is one.
+        models: Path that lists its models for nothing.
+        prefix: Path of the base URL on a server of one's own.
+        ports: Ports it listens at by default on a machine of one's own.
+        headers: Sent with each call.
+        fields: Fields of a body under other names, or dropped where the name is None.
+        aliases: Other names it is called by.
+        verified: Whether this code has ever run against the real thing.
+    """
+
+    name: str
+    title: str
+    dialect: str
+    base_url: str | None = None
+    keys: tuple[str, ...] = ()
+    auth: str = "Authorization"
+    scheme: str = "Bearer "
+    tasks: frozenset[str] = _BOTH
+    concurrency: int = 32
+    health: str | None = None
+    models: str = "models"
+    prefix: str = "/v1"
+    ports: tuple[int, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    verified: bool = False
+
+    @property
+    def base_url_variable(self) -> str:
+        """The environment variable that puts another address in the place of the usual one."""
+        return f"{self.name.upper().replace('-', '_')}_BASE_URL"
+
+
+_ONE_LIMIT = {"max_completion_tokens": "max_tokens"}
+
+PROVIDERS: Mapping[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        Provider(
+            "openai",
+            "OpenAI",
+            "openai-chat",
+            "https://api.openai.com/v1",
+            keys=("OPENAI_API_KEY",),
+            # Its reasoning models refuse the older name, and all of its chat models take the newer one.
+            fields={"max_tokens": "max_completion_tokens"},
+            aliases=("openai_api",),
+        ),
+        Provider(
+            "anthropic",
+            "Anthropic",
+            "anthropic",
+            "https://api.anthropic.com/v1",
+            keys=("ANTHROPIC_API_KEY",),
+            auth="x-api-key",
+            scheme="",
+            tasks=_TEXT,
+            models="models?limit=1000",
+            headers={"anthropic-version": "2023-06-01"},
+            aliases=("anthropic_api", "claude_api"),
+        ),
+        Provider(
+            "huggingface",
+            "Hugging Face",
+            "openai-chat",
+            "https://router.huggingface.co/v1",
+            keys=("HF_TOKEN", "HF_API_TOKEN", "HF_API_KEY"),
+            tasks=_TEXT,
+            aliases=("hf", "hf_api", "hf_inference", "huggingface_api"),
+        ),
+        Provider(
+            "gemini",
+            "Gemini",
+            "openai-chat",
+            "https://generativelanguage.googleapis.com/v1beta/openai",
+            keys=("GEMINI_API_KEY",),
+            aliases=("gemini_api", "google"),
+        ),
+        Provider(
+            "groq",
+            "Groq",
+            "openai-chat",
+            "https://api.groq.com/openai/v1",
+            keys=("GROQ_API_KEY",),
+            tasks=_TEXT,
+            aliases=("groq_api",),
+        ),
+        Provider(
+            "xai",
+            "xAI",
+            "openai-chat",
+            "https://api.x.ai/v1",
+            keys=("XAI_API_KEY",),
+            tasks=_TEXT,
+            aliases=("xai_api", "grok"),
+        ),
+        Provider(
+            "openrouter",
+            "OpenRouter",
+            "openai-chat",
+            "https://openrouter.ai/api/v1",
+            keys=("OPENROUTER_API_KEY",),
+            tasks=_TEXT,
+            aliases=("openrouter_api",),
+        ),
+        Provider(
+            "mistral",
+            "Mistral",
+            "openai-chat",
+            "https://api.mistral.ai/v1",
+            keys=("MISTRAL_API_KEY",),
+            # It refuses fields it does not know, and tells the usage unasked.
+            fields={**_ONE_LIMIT, "seed": "random_seed", "stream_options": None},
+            aliases=("mistral_api",),
+        ),
+        Provider(
+            "azure",
+            "Azure OpenAI",
+            "openai-chat",
+            keys=("AZURE_OPENAI_API_KEY",),
+            auth="api-key",
+            scheme="",
+            prefix="/openai/v1",
+            fields={"max_tokens": "max_completion_tokens"},
+            aliases=("azure_openai",),
+        ),
+        Provider(
+            "ollama",
+            "Ollama",
+            "openai",
+            concurrency=4,
+            health="../api/version",
+            ports=(11434,),
+            fields=_ONE_LIMIT,
+        ),
+        Provider(
+            "vllm",
+            "vLLM",
+            "openai",
+            concurrency=64,
+            health="../health",
+            ports=(8000,),
+            aliases=("vllm_api",),
+        ),
+        Provider(
+            "llamacpp",
+            "llama.cpp",
+            "openai",
+            concurrency=4,
+            health="../health",
+            ports=(8080,),
+            aliases=("llama_cpp", "llama-server"),
+            verified=True,
+        ),
+        Provider(
+            "lmstudio",
+            "LM Studio",
+            "openai",
+            concurrency=4,
+            ports=(1234,),
+            fields=_ONE_LIMIT,
+            aliases=("lm_studio",),
+        ),
+        Provider(
+            "tgi",
+            "Text Generation Inference",
+            "openai",
+            tasks=_TEXT,
+            concurrency=64,
+            health="../health",
+            models="../info",
+            ports=(3000, 8080),
+            fields=_ONE_LIMIT,
+            aliases=("hf_tgi",),
+        ),
+        Provider(
+            "tei",
+            "Text Embeddings Inference",
+            "openai",
+            tasks=frozenset({TEXT_EMBEDDING}),
+            concurrency=64,
+            health="../health",
+            models="../info",
+            ports=(8080, 3000),
+            aliases=("hf_tei",),
+        ),
+        Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",)),
+    )
+}
+
+COMPATIBLE = PROVIDERS["compatible"]
+_NAMES = {
+    called.replace("-", "_"): provider
+    for provider in PROVIDERS.values()
+    for called in (provider.name, *provider.aliases)
+}
+
+
+def provider_named(name: str, param: str = "api_backends") -> Provider:
+    """The provider of a name or alias; case and dashes do not matter.
+
+    Raises:
+        BadRequest: There is none; the message lists the known ones.
+    """
+    found = _NAMES.get(name.strip().lower().replace("-", "_"))
+    if found is None:
+        raise BadRequest(f"{param}: {name!r} is no known API.{suggestion(name, PROVIDERS)}", param=param)
+    return found
+
+
+def provider_at(endpoint: str) -> Provider | None:
+    """The provider whose own host an endpoint is at, if it is one's."""
+    host = urlsplit(endpoint).hostname or ""
+    if host.endswith(".openai.azure.com"):
+        return PROVIDERS["azure"]
+    return next(
+        (
+            provider
+            for provider in PROVIDERS.values()
+            if provider.base_url is not None and urlsplit(provider.base_url).hostname == host
+        ),
+        None,
+    )

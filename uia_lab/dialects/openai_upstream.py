@@ -1,0 +1,58 @@
+"""OpenAI's dialect as an adapter speaks it: which endpoint a request goes to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from uia_lab.dialects.openai_chat_upstream import OpenAIChat
+from uia_lab.dialects.openai_completions_upstream import OpenAICompletions
+from uia_lab.dialects.openai_embeddings_upstream import OpenAIEmbeddings
+from uia_lab.dialects.upstream import Outgoing, Reader
+from uia_lab.dialects.upstream_errors import upstream_error
+from uia_lab.domain.errors import InferenceError, Unsupported
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+
+
+@dataclass(frozen=True)
+class OpenAI:
+    """Chat, completions and embeddings.
+
+    Args:
+        name: Name of the dialect.
+        completions: Whether the upstream still has the older completions; without them a prompt becomes the
+            one message of a chat.
+        tasks: Tasks it can carry.
+    """
+
+    name: str
+    completions: bool
+    tasks: frozenset[str] = field(default=frozenset({TEXT_GENERATION, TEXT_EMBEDDING}))
+
+    def outgoing(self, request: InferenceRequest) -> Outgoing:
+        """The call that asks for a request's answer.
+
+        Raises:
+            Unsupported: There is no form for something that was asked; the parameter is named.
+        """
+        return self._endpoint(request).outgoing(request)
+
+    def reader(self, request: InferenceRequest, outgoing: Outgoing) -> Reader:  # noqa: ARG002
+        """A fresh reader of that call's answer."""
+        return self._endpoint(request).reader(request)
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
+        """The typed error of an answer with a status of 400 or more."""
+        return upstream_error(status, headers, body)
+
+    def _endpoint(self, request: InferenceRequest) -> OpenAIChat | OpenAICompletions | OpenAIEmbeddings:
+        if request.task == TEXT_EMBEDDING:
+            return OpenAIEmbeddings()
+        if request.task != TEXT_GENERATION:
+            raise Unsupported(f"{self.name} has no endpoint for {request.task}", param="task")
+        if request.messages is None and self.completions:
+            return OpenAICompletions()
+        return OpenAIChat()
+
+
+OPENAI = OpenAI("openai", completions=True)
+OPENAI_CHAT = OpenAI("openai-chat", completions=False)
