@@ -164,6 +164,9 @@ async def test_what_is_refused_is_said(make_server):
                 await running
         assert not worker.connected
     taken = await make_server()
+    nowhere = Worker(taken.url + "elsewhere/", KEY, whole, model="m")
+    with pytest.raises(BackendFailed, match="no WebSocket door"):
+        await nowhere.run()
     worker = Worker(taken.url, KEY, whole, model="m", backend_id="echo")
     with pytest.raises(BadRequest, match="is that of a gpu backend"):
         await worker.run()
@@ -185,6 +188,16 @@ async def test_one_that_is_replaced_ends(make_server):
             await running
         assert (await server.manager.infer("chat", "m", "x")).result == "new"
         assert len(server.manager.list_backends("websocket")) == 1
+
+
+async def test_one_that_is_taken_out_ends(make_server):
+    server = await make_server()
+    worker = Worker(server.url, KEY, whole, model="m", backend_id="w")
+    running = asyncio.create_task(worker.run())
+    await worker.ready()
+    server.manager.unregister_backend("w")
+    async with asyncio.timeout(20):
+        await running
 
 
 async def test_an_answer_above_the_limit_is_an_error_of_its_request(make_server, monkeypatch):

@@ -28,9 +28,7 @@ from uia_lab.domain.errors import (
     BackendFailed,
     BadRequest,
     InferenceError,
-    NotAllowed,
     QueueFull,
-    Unauthenticated,
 )
 from uia_lab.domain.events import Chunk, Event, Finished
 from uia_lab.domain.requests import InferenceRequest
@@ -186,17 +184,18 @@ class Worker:
         return self._registered
 
     async def run(self) -> None:
-        """Serves until it is cancelled, or until another worker takes its id over.
+        """Serves until it is cancelled, taken out, or replaced by another worker with its id.
 
         Raises:
             Unauthenticated: The server does not take the key.
             NotAllowed: The key may not add backends.
             BadRequest: The server does not take the registration.
+            BackendFailed: There is no WebSocket door at that address.
         """
         try:
             await self._link.run(give_up=self._is_final)
         except InferenceError:
-            if self._link.close_code != REPLACED:
+            if self._refused is not None:
                 raise
         finally:
             self._refused = self._refused or BackendFailed("the worker has ended")
@@ -214,10 +213,9 @@ class Worker:
             raise self._refused
 
     def _is_final(self, error: InferenceError) -> bool:
-        if self._refused is None and not isinstance(error, (Unauthenticated, NotAllowed)):
-            return self._link.close_code == REPLACED
-        self._refused = self._refused or error
-        return True
+        if self._refused is None and 400 <= (self._link.refused or 0) < 500:
+            self._refused = error
+        return self._refused is not None or self._link.close_code == REPLACED
 
     async def _opened(self, greeting: Mapping[str, Any]) -> None:
         del greeting

@@ -206,6 +206,7 @@ async def test_a_reader_that_stops_is_dropped_and_its_backend_was_slowed_down(ho
         # A piece is 1000 characters: what the kernel's buffers hold, and not what a second of it makes.
         assert house.produced < 40_000
         assert house.manager.get_backend_status_report()["total_cancelled"] == 1
+        ws.ws._response.connection.transport.abort()
 
 
 async def test_requests_of_one_socket_are_bounded(house, monkeypatch):

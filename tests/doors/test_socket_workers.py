@@ -104,6 +104,7 @@ async def test_what_a_worker_fails_with(house):
             await worker.send("fail", request_id=label, error="too long", code=code)
             error = await client.receive("inference_error")
             assert (error["code"], error["error"]) == (told, "too long")
+        await registered(worker)  # Anew, with its breaker closed.
         for bad in ({"chunk": None}, {"chunk": "x", "choice": -1}, {"chunk": "", "tool_call": 3}):
             await client.send("inference", model="m", inputs="hi", stream=True)
             label = (await worker.receive("execute"))["request_id"]
@@ -228,6 +229,14 @@ async def test_of_two_with_one_id_the_later_one_serves(house):
         assert (await client.receive("inference_result"))["result"] == "new"
 
 
+async def test_a_backend_that_is_taken_out_tells_its_worker(house):
+    async with house.socket() as worker:
+        await registered(worker)
+        assert house.manager.unregister_backend("w1")
+        assert await worker.closed() == REPLACED
+    assert house.manager.get_backend("w1") is None
+
+
 async def test_a_worker_that_freezes_is_cut_off(house):
     house.server.application.settings["uia_timings"] = Timings(heartbeat_s=0.1)
     async with house.socket(autoping=False) as worker, house.socket("infer") as client:
@@ -303,6 +312,7 @@ async def test_an_answer_that_nobody_reads_is_given_up_for_the_others(house, mon
             assert (await client.receive("inference_result", seconds=60))["result"] == "not in its way"
         pouring.cancel()
         await asyncio.gather(pouring, return_exceptions=True)
+        stuck.ws._response.connection.transport.abort()
     assert house.manager.get_backend("w1").metrics.failed_requests == 0
 
 

@@ -109,4 +109,5 @@ class Inboxes:
     def fail(self, error: InferenceError) -> None:
         """Every answer has broken off."""
         for inbox in self._open.values():
-            inbox.fail(error)
+            # Each its own: an error that is raised in many places collects all their tracebacks.
+            inbox.fail(type(error)(error.message))

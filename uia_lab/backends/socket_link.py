@@ -62,6 +62,9 @@ class SocketLink:
 
     Attributes:
         trouble: Why there is no connection now; None while there is one.
+        refused: Status with which the server refused the last attempt; None where it did not.
+        close_code: Code with which the last connection was closed; None while there is one.
+        farewell: Code with which we close.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class SocketLink:
         self._failures = 0
         self._hurry = asyncio.Event()
         self.trouble: InferenceError | None = BackendFailed(f"not connected to {self.endpoint} yet")
+        self.refused: int | None = None
         self.close_code: int | None = None
         self.farewell = 1000
 
@@ -142,17 +146,24 @@ class SocketLink:
         """Sends a message that is JSON already; errors as for :meth:`send`."""
         socket = self._socket
         if socket is None or socket.closed:
-            raise self.trouble or BackendFailed(f"the connection to {self.endpoint} was closed")
+            raise self.broken()
         try:
             await socket.send_str(message.decode())
         except ConnectionError:
-            raise BackendFailed(f"the connection to {self.endpoint} was closed") from None
+            raise self.broken() from None
+
+    def broken(self) -> InferenceError:
+        """A fresh error that says why there is no connection."""
+        trouble = self.trouble
+        if trouble is None:
+            return BackendFailed(f"the connection to {self.endpoint} was closed")
+        return type(trouble)(trouble.message)
 
     async def _connection(self, session: "aiohttp.ClientSession") -> None:
         """One connection from its beginning to its end."""
         import aiohttp
 
-        self.close_code = None
+        self.close_code = self.refused = None
         headers = {} if self._key is None else {"Authorization": f"Bearer {self._key.reveal()}"}
         async with asyncio.timeout(CONNECT_S):
             socket = await session.ws_connect(
@@ -181,7 +192,7 @@ class SocketLink:
                 await socket.close(code=self.farewell)
 
     def _explained(self, error: Exception) -> InferenceError:
-        status = getattr(error, "status", None)
+        self.refused = status = getattr(error, "status", None)
         match status:
             case 401:
                 return Unauthenticated(f"{self.endpoint} does not take the key")

@@ -174,7 +174,7 @@ class WebSocketBackend:
         """The server's answer."""
         if self._link.trouble is not None:
             self._link.hurry()
-            raise self._link.trouble
+            raise self._link.broken()
         request_id = f"{request.id}.{next(self._numbers)}"
         inbox = self._inboxes.open(request_id)
         reader = AnswerReader()

@@ -28,11 +28,11 @@ class WebSocketWorker:
     Args:
         registration: What the worker said of itself.
         send: Sends a message to it.
-        replaced: Called when another connection takes its place.
+        taken_out: Called when it is no backend any more: replaced, or unregistered.
     """
 
     def __init__(
-        self, registration: Registration, send: Send, replaced: Callable[[], None] = lambda: None
+        self, registration: Registration, send: Send, taken_out: Callable[["WebSocketWorker"], None]
     ) -> None:
         self.registration = registration
         self.capabilities = BackendCapabilities(
@@ -42,7 +42,7 @@ class WebSocketWorker:
             protocols=frozenset({"websocket"}),
             external=False,
         )
-        self.replaced = replaced
+        self._taken_out = taken_out
         self._send = send
         self._inboxes = Inboxes()
         self._numbers = itertools.count(1)
@@ -57,10 +57,11 @@ class WebSocketWorker:
         """Nothing to get ready: the connection is there."""
 
     async def stop(self) -> None:
-        """Running answers end with an error; the connection is the worker's to close."""
-        self.disconnect("another registration took its place, or it was taken out")
+        """It was replaced or taken out: running answers end with an error."""
+        self.disconnect("the worker was replaced or taken out")
         if self._forget is not None:
             self._forget.cancel()
+        self._taken_out(self)
 
     async def probe(self) -> Probe:
         """Whether the connection is there; its heartbeat is the socket's."""

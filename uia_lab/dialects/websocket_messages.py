@@ -34,7 +34,7 @@ MAX_TOKENS = 10_000_000
 LEAVING = 4000
 """Code of a close by which a worker says that it does not come back."""
 REPLACED = 4001
-"""Code of a close by which the server says that another connection has taken the backend over."""
+"""Code of a close by which the server says that the backend is another connection's now, or was taken out."""
 _HINTS = (
     "preferred_types", "required_protocols", "backend_id", "session_id", "priority", "deadline_s",
     "max_attempts", "hedge_after_s", "resume", "via",

@@ -11,7 +11,7 @@ from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.websocket_messages import MAX_ID, end_of, error_fields, piece_of, request_of, whole_of
 from uia_lab.domain.errors import BadRequest, Cancelled, InferenceError, QueueFull
-from uia_lab.domain.events import Chunk, Event, Finished, Started
+from uia_lab.domain.events import Chunk, Event, Started
 from uia_lab.domain.requests import InferenceRequest, new_request_id
 
 if TYPE_CHECKING:
@@ -99,9 +99,9 @@ class SocketInference:
             async with self._manager.open(request) as events:
                 async for event in events:
                     self._active()
-                    answer.add(event)
-                    if not isinstance(event, Finished):
-                        await self._tell(label, request, event)
+                    if not (request.stream and isinstance(event, Chunk)):
+                        answer.add(event)
+                    await self._tell(label, request, event)
                     # A backend that never waits would otherwise keep the loop from everybody else.
                     await asyncio.sleep(0)
         except Cancelled:

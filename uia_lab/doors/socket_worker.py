@@ -80,7 +80,7 @@ class WorkerSeat:
                 f"the id {wanted.id!r} is that of a {there.type.value} backend; choose another one",
                 param="backend.id",
             )
-        worker = WebSocketWorker(wanted, self._send, self._replaced)
+        worker = WebSocketWorker(wanted, self._send, self._taken_out)
         self._manager.register_backend(
             wanted.id,
             BackendType.WEBSOCKET,
@@ -90,8 +90,6 @@ class WorkerSeat:
             max_concurrency=wanted.max_concurrency,
         )
         self._worker = worker
-        if there is not None and there.instance is not own:
-            there.instance.replaced()
         await self._manager.probe(wanted.id)
         if self._beat is None:
             self._beat = asyncio.create_task(self._watch(), name="uia-worker-heartbeat")
@@ -143,9 +141,11 @@ class WorkerSeat:
         if self._is_registered(worker):
             self._manager.unregister_backend(worker.registration.id)
 
-    def _replaced(self) -> None:
-        self._worker = None
-        self._close(REPLACED, "another connection has registered this backend")
+    def _taken_out(self, worker: WebSocketWorker) -> None:
+        # One that this socket has registered anew is not the socket's backend any more.
+        if worker is self._worker:
+            self._worker = None
+            self._close(REPLACED, "the backend was taken out, or registered by another connection")
 
     async def _watch(self) -> None:
         while True:

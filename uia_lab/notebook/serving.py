@@ -42,6 +42,7 @@ class Serving:
         self._function = function.function
         self._publication = publication
         self._stop: Callable[[], Any] | None = None
+        self._began = False
         self._error: str | None = None
         self._ended = threading.Event()
         with contextlib.suppress(AttributeError):
@@ -80,6 +81,7 @@ class Serving:
         waiting = portal.start_task_soon(self._publication.ready)
         try:
             waiting.result(READY_S)
+            self._began = True
         except BaseException as error:
             waiting.cancel()
             self.stop()
@@ -93,8 +95,8 @@ class Serving:
         try:
             await self._publication.run()
         except InferenceError as error:
-            began, self._error = self._publication.connected, error.message
-            if began:
+            self._error = error.message
+            if self._began:
                 here.run(_say, f"uia_lab: {self.model!r} is not served any more: {error.message}\n")
         finally:
             self._ended.set()
