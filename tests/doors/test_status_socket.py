@@ -153,3 +153,38 @@ async def test_a_page_elsewhere_may_connect_with_a_key(house):
     url = f"{house.server.url}ws/me?token={TOKEN}"
     async with house.session.ws_connect(url, headers=headers) as ws:
         assert json.loads((await ws.receive()).data)["type"] == "connection"
+
+
+async def test_one_sample_and_one_encoding_for_all_and_a_snapshot_for_each():
+    states, samples = asyncio.Queue(), 0
+
+    async def subscribe(topic):
+        nonlocal samples
+        samples += 1
+        yield {"n": "snapshot"}
+        while True:
+            yield {"n": await states.get()}
+
+    feeds = Feeds(subscribe)
+    seen = [[] for _ in range(40)]
+    listeners = [lambda _, raw, number=number: seen[number].append(raw) for number in range(40)]
+    for listener in listeners[:20]:
+        feeds.join("status", listener)
+    async with asyncio.timeout(20):
+        while not all(seen[:20]):
+            await asyncio.sleep(0)
+        for listener in listeners[20:]:
+            # One after the other, each while the one before is being greeted.
+            feeds.join("status", listener)
+            await asyncio.sleep(0)
+        while not all(seen):
+            await asyncio.sleep(0)
+        assert samples < 40
+        states.put_nowait("change")
+        while not all(each[-1] == b'{"n":"change"}' for each in seen):
+            await asyncio.sleep(0)
+    assert len({id(each[-1]) for each in seen}) == 1, "the same bytes for everybody"
+    ended = [feeds.leave("status", listener) for listener in listeners]
+    assert ended[:-1] == [None] * 39
+    await ended[-1]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-update")]

@@ -90,13 +90,15 @@ class _Feed:
 
     async def _greet(self) -> None:
         """A snapshot of now for those who have come since the last change: one for all of them."""
-        async with aclosing(self._subscribe(self._topic)) as states:  # type: ignore[type-var]
-            async for state in states:
+        while self._newcomers:
+            async with aclosing(self._subscribe(self._topic)) as states:  # type: ignore[type-var]
+                state = await anext(states, None)
+                if state is None:
+                    return
                 raw = encode(state)
                 newcomers, self._newcomers = self._newcomers, set()
                 for listener in newcomers:
                     listener(self._topic, raw)
-                return
 
     def _begin(self, work: Callable[[], Any]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.create_task(work(), name=f"uia-update-{self._topic}")

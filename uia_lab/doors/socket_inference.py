@@ -40,7 +40,7 @@ class SocketInference:
         self._principal = principal
         self._send = send
         self._active = active
-        self._requests: dict[str, InferenceRequest] = {}
+        self._requests: dict[str, tuple[InferenceRequest, asyncio.Task[None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, body: Mapping[str, Any]) -> None:
@@ -58,8 +58,8 @@ class SocketInference:
         # Tasks, not labels: one that has ended counts until its last message is sent.
         if len(self._tasks) >= MOST:
             raise QueueFull(f"{MOST} requests are under way on this socket already", retry_after=1.0)
-        self._requests[label] = request
         task = asyncio.create_task(self._run(label, request), name="uia-socket-request")
+        self._requests[label] = request, task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -72,9 +72,12 @@ class SocketInference:
         label = _label(body)
         if label is None:
             raise BadRequest("request_id is missing", param="request_id")
-        own = self._requests.get(label)
-        if own is not None:
-            self._manager.cancel(own.id)
+        if label in self._requests:
+            request, task = self._requests[label]
+            if not self._manager.cancel(request.id):
+                # It has not begun yet, or is just ending.
+                task.cancel()
+                await self._end("inference_cancelled", label)
             return
         run = self._manager.running.get(label)
         mine = run is not None and (
@@ -86,7 +89,7 @@ class SocketInference:
 
     async def close(self) -> None:
         """Cancels everything; done when it has ended."""
-        for request in self._requests.values():
+        for request, _ in self._requests.values():
             self._manager.cancel(request.id)
         for task in self._tasks:
             task.cancel()
@@ -127,7 +130,8 @@ class SocketInference:
                 asked = {"model": request.model, "task": request.task}
                 await self._end("inference_result", label, **whole_of(answer), **asked, **backends)
         finally:
-            self._requests.pop(label, None)
+            if self._requests.get(label, (None,))[0] is request:
+                del self._requests[label]
 
     async def _tell(self, label: str, request: InferenceRequest, event: Event) -> None:
         if isinstance(event, Started):

@@ -114,6 +114,9 @@ class SocketDoor(Door, WebSocketHandler):
             instance_id=self.service.instance_id,
             version=__version__,
         )
+        if self.open_doors.closing:
+            # The mount has told its doors to end while this one was opening.
+            self.hang_up()
 
     async def on_message(self, message: str | bytes) -> None:
         """Answers one message; the next one is read when this is done, so a flood holds itself back."""
