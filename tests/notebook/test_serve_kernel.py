@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from types import SimpleNamespace
 
@@ -92,8 +93,17 @@ def kernels(jupyter):
     wanted = json.dumps({"name": secrets.token_hex(4), "scopes": ["admin"]}).encode()
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     request = urllib.request.Request(jupyter.doors + "keys", wanted, headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
-        key = json.load(response)["key"]
+    end = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                key = json.load(response)["key"]
+            break
+        except urllib.error.HTTPError as error:
+            # Listening already, with its store not open yet.
+            assert error.code == 503
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
     def start():
         environment = os.environ | {"UIA_LAB_URL": jupyter.doors, "UIA_LAB_TOKEN": key}

@@ -75,6 +75,9 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
         started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
         while True:
             left = deadline - host.clock()
+            if left <= 0:
+                # A backend that always has the next piece ready would never be interrupted.
+                raise _late()
             silent = BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
             late = _late() if left <= patience.seconds else silent
             try:

@@ -39,8 +39,7 @@ function liveOfPage() {
 /**
  * One WebSocket to a uia_lab server, opened when somebody needs it and again whenever it breaks.
  *
- * Options: `url`, the server's address, such as "http://127.0.0.1:8000/" (the page's own Jupyter server when
- * absent); `token`, a key of it (Jupyter's cookie when absent); `WebSocket`, the class to use.
+ * Options: `url`, the server's address with its scheme and port (the page's own Jupyter server when absent); `token`, a key of it (Jupyter's cookie when absent); `WebSocket`, the class to use.
  *
  * - `on(topic, callback)` calls back with `(data, sequence)`: a snapshot of "inference", "status", "backend" or
  *   "queue", then each change, and after every reconnection a fresh snapshot. Returns what ends it.
