@@ -12,16 +12,8 @@ from typing import Any
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.socket_link import SocketLink
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.websocket_messages import (
-    LEAVING,
-    REPLACED,
-    Registration,
-    end_of,
-    error_fields,
-    error_of,
-    executed,
-    piece_of,
-)
+from uia_lab.dialects.websocket_answers import end_of, error_fields, error_of, piece_of
+from uia_lab.dialects.websocket_requests import LEAVING, REPLACED, Registration, executed
 from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.domain.callables import CallableBackend
 from uia_lab.domain.errors import (

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from uia_lab.backends import inboxes
-from uia_lab.dialects.websocket_messages import LEAVING, REPLACED
+from uia_lab.dialects.websocket_requests import LEAVING, REPLACED
 from uia_lab.doors import socket_worker
 from uia_lab.doors.base import Timings
 

@@ -10,7 +10,8 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.inboxes import Inboxes
 from uia_lab.backends.socket_link import SocketLink
-from uia_lab.dialects.websocket_messages import AnswerReader, error_of, fields_of
+from uia_lab.dialects.websocket_answers import AnswerReader, error_of
+from uia_lab.dialects.websocket_requests import fields_of
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed, InferenceError
 from uia_lab.domain.events import Event, Finished, Started

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 from uia_lab.backends.inboxes import Inboxes
-from uia_lab.dialects.websocket_messages import AnswerReader, Registration, execute_fields
+from uia_lab.dialects.websocket_answers import AnswerReader
+from uia_lab.dialects.websocket_requests import Registration, execute_fields
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Event, Finished, Started

@@ -9,7 +9,8 @@ from uia_lab.access.principals import ADMIN, Principal
 from uia_lab.backends.websocket_worker import Send
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.fields import Fields
-from uia_lab.dialects.websocket_messages import MAX_ID, end_of, error_fields, piece_of, request_of, whole_of
+from uia_lab.dialects.websocket_answers import end_of, error_fields, piece_of, whole_of
+from uia_lab.dialects.websocket_requests import MAX_ID, request_of
 from uia_lab.domain.errors import BadRequest, Cancelled, InferenceError, QueueFull
 from uia_lab.domain.events import Chunk, Event, Started
 from uia_lab.domain.requests import InferenceRequest, new_request_id

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from uia_lab.backends.websocket_worker import Send, WebSocketWorker
-from uia_lab.dialects.websocket_messages import LEAVING, REPLACED, registration_of
+from uia_lab.dialects.websocket_requests import LEAVING, REPLACED, registration_of
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BadRequest, InferenceError
 

@@ -14,7 +14,8 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 from uia_lab._version import __version__
 from uia_lab.access.principals import ADMIN, INFER, READ
 from uia_lab.dialects.json_body import decode_object, encode, kind
-from uia_lab.dialects.websocket_messages import MAX_ID, error_fields
+from uia_lab.dialects.websocket_answers import error_fields
+from uia_lab.dialects.websocket_requests import MAX_ID
 from uia_lab.domain.errors import (
     BadRequest,
     InferenceError,
