@@ -128,6 +128,17 @@ async def test_a_server_that_restarts_is_found_again(make_server, local_manager)
     assert (await local_manager.infer("chat", "echo", "back")).result == "back "
 
 
+async def test_what_it_refuses_another_one_may_have(make_server, local_manager):
+    there, other = await make_server(), await make_server()
+    there.manager.unregister_backend("echo")
+    for server, backend_id in ((there, "there"), (other, "other")):
+        registered(local_manager, server.url, backend_id=backend_id, models={"echo"})
+        await local_manager.probe(backend_id)
+    local_manager.set_strategy("round_robin")
+    for _ in range(2):
+        assert (await local_manager.infer("chat", "echo", "x")).backend_id == "other"
+
+
 async def test_before_the_first_piece_a_cut_goes_unnoticed(make_server, local_manager):
     there, other = await make_server(), await make_server()
     registered(local_manager, there.url)
@@ -156,7 +167,7 @@ async def test_two_that_lead_to_each_other_are_no_loop(make_server):
         registered(here.manager, there.url, models={"m"}, tasks={"chat"})
     await one.manager.probe("there")
     await two.manager.probe("there")
-    with pytest.raises(LoopDetected, match="must not lead back here"):
+    with pytest.raises(LoopDetected, match="leads back"):
         await one.manager.infer("chat", "m", "x", max_attempts=1)
     report = one.manager.get_backend_status_report()
     # Asked twice: the one that came in here has failed, the one that came back was refused.

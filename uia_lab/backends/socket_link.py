@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret
 from uia_lab.dialects.json_body import decode_object, encode
+from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, NotAllowed, Unauthenticated
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class SocketLink:
         trouble = self.trouble
         if trouble is None:
             return BackendFailed(f"the connection to {self.endpoint} was closed")
-        return type(trouble)(trouble.message)
+        return open_to_others(type(trouble)(trouble.message))
 
     async def _connection(self, session: "aiohttp.ClientSession") -> None:
         """One connection from its beginning to its end."""

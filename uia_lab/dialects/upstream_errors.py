@@ -77,7 +77,7 @@ _KEY = re.compile(
 )
 _MODEL = re.compile(r"\bmodels?\b", re.IGNORECASE)
 # Another backend may have the model, more context, or an account in good standing.
-_ELSEWHERE = (ContextTooLong, ModelNotFound, Unauthenticated, NotAllowed)
+_ELSEWHERE = (ContextTooLong, LoopDetected, ModelNotFound, Unauthenticated, NotAllowed)
 
 
 def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
@@ -95,18 +95,18 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
         error.retry_after = retry_after(headers)
         if error.retry_after is None:
             error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 def frame_error(data: bytes) -> InferenceError:
     """The typed error of a frame inside an answer that had begun with a good status."""
     facts = _Facts(data)
-    status = facts.status or 500
+    status = facts.status or (400 if _CONTEXT.search(facts.message) else 500)
     error = _kind(status, facts)(
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )
     error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 class _Facts:
@@ -177,7 +177,8 @@ def _kind(status: int, facts: _Facts) -> type[InferenceError]:
     return BackendFailed
 
 
-def _open_to_others(error: InferenceError) -> InferenceError:
+def open_to_others(error: InferenceError) -> InferenceError:
+    """The error, marked as one that another backend may not have, where that is so."""
     if isinstance(error, _ELSEWHERE):
         error.retryable = True
     return error

@@ -7,6 +7,7 @@ import msgspec
 
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.openai_call import usage_object
+from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.errors import (
     BackendFailed,
     BackendTimeout,
@@ -155,7 +156,7 @@ def _of_server(error: InferenceError) -> InferenceError:
         return BackendFailed(f"it was cancelled there: {error.message}")
     if isinstance(error, DeadlineExceeded):
         return BackendTimeout(f"it took too long there: {error.message}")
-    return error
+    return open_to_others(error)
 
 
 def _by_code() -> dict[str, type[InferenceError]]:

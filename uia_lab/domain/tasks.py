@@ -4,12 +4,13 @@ from uia_lab.domain.errors import BadRequest, suggestion
 
 TEXT_GENERATION = "text-generation"
 TEXT_EMBEDDING = "text-embedding"
+TEXT_CLASSIFICATION = "text-classification"
 
 TASKS = frozenset(
     {
         TEXT_GENERATION,
         TEXT_EMBEDDING,
-        "text-classification",
+        TEXT_CLASSIFICATION,
         "summarization",
         "translation",
         "question-answering",
@@ -35,8 +36,8 @@ ALIASES = {
     "feature-extraction": TEXT_EMBEDDING,
     "sentence-embedding": TEXT_EMBEDDING,
     "sentence-similarity": TEXT_EMBEDDING,
-    "classification": "text-classification",
-    "sentiment-analysis": "text-classification",
+    "classification": TEXT_CLASSIFICATION,
+    "sentiment-analysis": TEXT_CLASSIFICATION,
     "ner": "token-classification",
     "zero-shot": "zero-shot-classification",
     "automatic-speech-recognition": "audio-transcription",

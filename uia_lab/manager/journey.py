@@ -54,6 +54,12 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     error: InferenceError | None = None
     admission: Admission | None = None
     try:
+        if host.instance_id in request.via or len(request.via) > MOST_HOPS:
+            passed = " > ".join(request.via)
+            raise LoopDetected(
+                f"the request has come by {passed} to {host.instance_id}: a backend here leads back, or the "
+                f"chain is longer than {MOST_HOPS}; remove that backend or name another in the request"
+            )
         if host.admit is not None:
             admission = host.admit(request)
             run.request = admission.request
@@ -81,7 +87,6 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
 async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
     """The events of as many attempts as it takes, numbered as one answer."""
     request = run.request
-    _refuse_loop(request, host.instance_id)
     # A caller may want less time than the house gives, not more.
     deadline = run.began_at + min(request.routing.deadline_s or math.inf, host.request_timeout)
     limit = request.routing.max_attempts or host.max_attempts
@@ -137,19 +142,6 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
                 raise
     assert last is not None
     raise _given_up(run, last)
-
-
-def _refuse_loop(request: InferenceRequest, instance_id: str) -> None:
-    """Refuses what has been here before, or has come through too many instances to be anything but a loop.
-
-    Raises:
-        LoopDetected: With the way it came.
-    """
-    if instance_id in request.via or len(request.via) > MOST_HOPS:
-        raise LoopDetected(
-            f"the request came through {' > '.join(request.via)} to {instance_id}; backends that are uia_lab "
-            f"servers must not lead back here, nor through more than {MOST_HOPS} of them"
-        )
 
 
 async def _lease(
