@@ -153,10 +153,11 @@ class Worker:
             max_concurrency=max_concurrency,
             streaming=function.streams,
         )
+        secret = Secret(key) if isinstance(key, str) else key
         self._link = SocketLink(
             url,
             backend_id,
-            Secret(key) if isinstance(key, str) else key,
+            lambda: secret,
             opened=self._opened,
             receive=self._receive,
             lost=self._lost,

@@ -21,7 +21,7 @@ async def until(condition, seconds=20):
 
 
 def registered(manager, url, key=KEY, backend_id="there", **options):
-    backend = WebSocketBackend(url, Secret(key), instance_id=manager.instance_id, **options)
+    backend = WebSocketBackend(url, lambda: Secret(key), instance_id=manager.instance_id, **options)
     manager.register_backend(backend_id, "websocket", "There", backend, endpoint=backend.endpoint)
     return backend
 

@@ -50,7 +50,7 @@ class SocketLink:
     Args:
         endpoint: Where the server is.
         client_id: What the connection is called there.
-        key: Key of the server; sent as a header, shown nowhere.
+        key: Finds the key of the server, off the loop; sent as a header, shown nowhere.
         opened: Called with the server's greeting; an InferenceError from it counts as a failed connection.
         receive: Called with each message and its size in bytes; nothing more is read until it returns.
         lost: Called when a connection is closed or could not be made.
@@ -72,7 +72,7 @@ class SocketLink:
         self,
         endpoint: str,
         client_id: str,
-        key: Secret | None,
+        key: Callable[[], Secret | None],
         *,
         opened: Callable[[Mapping[str, Any]], Awaitable[None]],
         receive: Callable[[dict[str, Any], int], Awaitable[None]],
@@ -165,7 +165,9 @@ class SocketLink:
         import aiohttp
 
         self.close_code = self.refused = None
-        headers = {} if self._key is None else {"Authorization": f"Bearer {self._key.reveal()}"}
+        # Looked up for each connection: whoever changes a key expects it to count.
+        key = await asyncio.to_thread(self._key)
+        headers = {} if key is None else {"Authorization": f"Bearer {key.reveal()}"}
         async with asyncio.timeout(CONNECT_S):
             socket = await session.ws_connect(
                 self.address,

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from uia_lab.access.endpoints import EndpointPolicy
@@ -71,7 +71,7 @@ class WebSocketBackend:
 
     Args:
         endpoint: Where the server is: ``ws://host:port/ws``, or its plain address.
-        key: Key of that server.
+        key: Finds the key of that server; called off the loop.
         instance_id: Id of this instance, which goes along so that no request runs in circles.
         models: Models it is asked for; those the server lists when absent.
         tasks: Tasks it is asked for; those the server lists when absent.
@@ -86,7 +86,7 @@ class WebSocketBackend:
     def __init__(
         self,
         endpoint: str,
-        key: Secret | None = None,
+        key: Callable[[], Secret | None] = lambda: None,
         *,
         instance_id: str = "",
         models: Iterable[str] | None = None,
@@ -173,6 +173,9 @@ class WebSocketBackend:
 
     async def infer(self, request: InferenceRequest) -> AsyncIterator[Event]:
         """The server's answer."""
+        if self._link.trouble is not None:
+            # Just started, it may be connecting still; how long that may take is the manager's to say.
+            await self._tried.wait()
         if self._link.trouble is not None:
             self._link.hurry()
             raise self._link.broken()
