@@ -198,10 +198,11 @@ class HttpBackend:
 
     async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
+        encoded = b"" if outgoing.files else encode(outgoing.body)
         asking = asyncio.create_task(
             self._session.post(
                 self._url(outgoing.path),
-                data=_form(outgoing) if outgoing.files else encode(outgoing.body),
+                lambda: _form(outgoing) if outgoing.files else encoded,
                 params=self._query,
                 headers=self._sent(outgoing, request),
             )
