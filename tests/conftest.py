@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 
+from tests.upstreams.uia_server import uia_servers
 from uia_lab.backends.providers import PROVIDERS
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
+from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.store.database import default_path
 
 _numbers = itertools.count()
@@ -49,3 +51,18 @@ def _nothing_to_find():
 @pytest.fixture(autouse=True)
 def _own_store(stores, monkeypatch):
     monkeypatch.setenv("UIA_STORE_PATH", str(stores / f"{next(_numbers)}.sqlite3"))
+
+
+@pytest.fixture
+async def make_server():
+    """Starts uia_lab servers over functions."""
+    async with uia_servers() as make:
+        yield make
+
+
+@pytest.fixture
+async def local_manager():
+    """A manager of our own, as the other side of a server."""
+    manager = BackendManager({"enable_health_checks": False})
+    yield manager
+    await manager.aclose()

@@ -1,6 +1,7 @@
 """A real server on a free port over a manager with functions as backends."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -17,6 +18,37 @@ from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.unified_inference_service import UnifiedInferenceService
 
 KEYS = {scope: f"uia-test-key-of-{scope}" for scope in ("infer", "read", "admin", "infer2")}
+
+
+class Socket:
+    """One connection to ``/ws``."""
+
+    def __init__(self, ws):
+        self.ws = ws
+        self.hello = None
+
+    async def send(self, name, /, **fields):
+        await self.ws.send_json({"type": name, **fields})
+
+    async def receive(self, *types, seconds=20.0):
+        """The next message, or the next one of some types."""
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await self.ws.receive_json()
+                assert isinstance(message["timestamp"], float)
+                if not types or message["type"] in types:
+                    return message
+
+    async def ask(self, name, /, **fields):
+        await self.send(name, **fields)
+        return await self.receive()
+
+    async def closed(self, seconds=20.0):
+        """The code it is closed with; what comes before is dropped."""
+        async with asyncio.timeout(seconds):
+            while not self.ws.closed:
+                await self.ws.receive()
+        return self.ws.close_code
 
 
 @dataclass
@@ -44,6 +76,15 @@ class House:
     def chat(self, model="echo", text="a b c", key="infer", headers=None, **fields):
         body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
         return self.call("POST", "v1/chat/completions", key, json=body, headers=headers or {})
+
+    @asynccontextmanager
+    async def socket(self, key="admin", client_id="me", greeted=True, **options):
+        url = f"{self.server.url}ws/{client_id}?token={KEYS[key]}"
+        async with self.session.ws_connect(url, **options) as ws:
+            socket = Socket(ws)
+            if greeted:
+                socket.hello = await socket.receive("connection")
+            yield socket
 
     async def until_idle(self, seconds=20.0):
         async with asyncio.timeout(seconds):

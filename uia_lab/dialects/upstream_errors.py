@@ -98,7 +98,7 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
         error.retry_after = retry_after(headers)
         if error.retry_after is None:
             error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 def frame_error(data: bytes) -> InferenceError:
@@ -111,7 +111,7 @@ def frame_error(data: bytes) -> InferenceError:
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )
     error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 class _Facts:
@@ -182,7 +182,8 @@ def _kind(status: int, facts: _Facts) -> type[InferenceError]:
     return BackendFailed
 
 
-def _open_to_others(error: InferenceError) -> InferenceError:
+def open_to_others(error: InferenceError) -> InferenceError:
+    """The error, marked as one that another backend may not have, where that is so."""
     if isinstance(error, _ELSEWHERE):
         error.retryable = True
     return error

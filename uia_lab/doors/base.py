@@ -36,6 +36,7 @@ class Timings:
         hold_s: For the first content of a stream before its headers are sent all the same.
         waiting_s: Between two comments that keep a silent stream open.
         stalled_s: For a client that does not read before it is dropped.
+        heartbeat_s: Between two pings of a worker; three unanswered mean that it is gone.
         body_s: For the whole body of a request.
         idle_s: For the next request on a connection, and for its headers.
     """
@@ -43,6 +44,7 @@ class Timings:
     hold_s: float = 5.0
     waiting_s: float = 10.0
     stalled_s: float = 30.0
+    heartbeat_s: float = 10.0
     body_s: float = 60.0
     idle_s: float = 75.0
 

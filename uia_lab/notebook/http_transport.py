@@ -15,7 +15,8 @@ from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.notebook.transport import EventStream, NotConnected
+from uia_lab.notebook.transport import EventStream, NotConnected, Publication
+from uia_lab.worker import ServedFunction, Worker
 
 if TYPE_CHECKING:
     import aiohttp
@@ -214,6 +215,21 @@ class HttpTransport:
         except (errors.InferenceError, NotConnected, KeyError, msgspec.ValidationError):
             # The answer is there; how it came about is an extra that an older server may not tell.
             return ()
+
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A worker of the server, over a WebSocket."""
+        return Worker(
+            self.url,
+            self._token,
+            function,
+            model=function.model,
+            task=function.task,
+            backend_id=backend_id,
+            name=name,
+            max_concurrency=max_concurrency,
+        )
 
     async def aclose(self) -> None:
         """Closes the session and with it every running request."""

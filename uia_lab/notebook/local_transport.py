@@ -8,11 +8,12 @@ import msgspec
 import numpy as np
 
 from uia_lab.domain.descriptions import BackendDescription
-from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING
-from uia_lab.notebook.transport import EventStream
+from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
@@ -81,6 +82,12 @@ class InProcessTransport:
     async def cancel(self, request_id: str) -> None:
         """Cancels a request; one that has ended meanwhile is fine."""
         (await self.manager()).cancel(request_id)
+
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A backend of the manager in this process."""
+        return _LocalPublication(self, function, backend_id, name, max_concurrency)
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys; in this process they open nothing, since nothing listens."""
@@ -158,3 +165,59 @@ class _LocalStream:
     async def aclose(self) -> None:
         if self._answer is not None:
             await self._answer.aclose()
+
+
+class _LocalPublication:
+    """A function among the manager's backends."""
+
+    def __init__(
+        self,
+        transport: InProcessTransport,
+        function: ServedFunction,
+        backend_id: str,
+        name: str,
+        max_concurrency: int,
+    ) -> None:
+        self._transport = transport
+        self._function = function
+        self._backend_id = backend_id
+        self._name = name
+        self._max_concurrency = max_concurrency
+        self._ready = asyncio.Event()
+        self._refused: InferenceError | None = None
+        self.connected = False
+
+    async def run(self) -> None:
+        try:
+            await self._serve()
+        except InferenceError as error:
+            self._refused = error
+            raise
+        finally:
+            self.connected = False
+            self._ready.set()
+
+    async def ready(self) -> None:
+        await self._ready.wait()
+        if self._refused is not None:
+            raise self._refused
+
+    async def _serve(self) -> None:
+        manager = await self._transport.manager()
+        manager.register_backend(
+            self._backend_id,
+            "gpu",
+            self._name,
+            self._function,
+            max_concurrency=self._max_concurrency,
+            metadata={"served_by": "this kernel"},
+        )
+        try:
+            await manager.probe(self._backend_id)
+            self.connected = True
+            self._ready.set()
+            await asyncio.Event().wait()
+        finally:
+            there = manager.get_backend(self._backend_id)
+            if there is not None and there.instance is self._function:
+                manager.unregister_backend(self._backend_id)
