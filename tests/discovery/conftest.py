@@ -41,7 +41,7 @@ async def other():
 
 @pytest.fixture
 async def manager():
-    made = BackendManager({"enable_health_checks": False})
+    made = BackendManager({"enable_health_checks": False, "queue_timeout": 100.0})
     yield made
     await made.aclose()
 

@@ -55,6 +55,48 @@ def case(dialect, path, pieces, error, *, task="text-generation", messages=False
     )  # fmt: skip
 
 
+def named(*events):
+    """Server-sent events with their names, in one piece."""
+    return b"".join(
+        b"event: %s\ndata: %s\n\n" % (event["type"].encode(), json.dumps(event).encode()) for event in events
+    )
+
+
+def said(text):
+    return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+
+
+def spoken(text):
+    where = {"item_id": "m", "output_index": 0, "content_index": 0}
+    return {"type": "response.output_text.delta", **where, "delta": text}
+
+
+MESSAGE = [
+    named(
+        {"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 1, "output_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "ping"},
+        said("a"),
+    ),
+    named(said("b")),
+    named({"type": "content_block_stop", "index": 0}),
+    named({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}),
+    named({"type": "message_stop"}),
+]
+OUTPUT = {
+    "type": "message",
+    "id": "m",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "ab"}],
+}
+COMPLETED = {
+    "id": "r", "status": "completed", "output": [OUTPUT], "usage": {"input_tokens": 1, "output_tokens": 2},
+}  # fmt: skip
+RESPONSE = [
+    named({"type": "response.created", "response": {"id": "r", "status": "in_progress"}}, spoken("a")),
+    named(spoken("b")),
+    named({"type": "response.completed", "response": COMPLETED}),
+]
 OOM = {"error": {"message": "the engine is out of memory", "code": 500}}
 CASES = {
     "chat": case("openai", "/v1/chat/completions", words("a", "b"), sse(OOM), messages=True),
@@ -65,6 +107,20 @@ CASES = {
         "/v1/chat/completions",
         [json.dumps({"choices": [{"message": {"content": "ab"}, "finish_reason": "stop"}]}).encode()],
         [json.dumps(OOM).encode()],
+        messages=True,
+    ),
+    "anthropic": case(
+        "anthropic",
+        "/v1/messages",
+        MESSAGE,
+        [named({"type": "error", "error": {"type": "api_error", "message": "the engine is out of memory"}})],
+        messages=True,
+    ),
+    "responses": case(
+        "openai-responses",
+        "/v1/responses",
+        RESPONSE,
+        [named({"type": "error", "code": "server_error", "message": "the engine is out of memory"})],
         messages=True,
     ),
     "ollama-chat": case(
@@ -167,7 +223,13 @@ def breaks(fault, dialect, apis, before):
         "stalled": (200, stall),
         "slow loris": (200, drip),
         "huge line": (200, flood),
-        "malformed": (200, [*pieces, b'data: {"cho\n\n' if "v1/c" in dialect.path else b'{"mess\n']),
+        "malformed": (
+            200,
+            [
+                *pieces,
+                b'{"mess\n' if "/api/" in dialect.path else b'event: response.completed\ndata: {"cho\n\n',
+            ],
+        ),
         "error frame": (200, [*pieces, *dialect.error]),
         "rate limited": (429, {"error": {"message": "slow down"}}, {"retry-after": "7"}),
         "unavailable": (503, {"error": {"message": "overloaded"}}),
@@ -204,7 +266,7 @@ async def test_another_answers_in_silence(manager, apis, dialect, fault, impatie
     assert [item.backend_id for item in result.attempts] == ["first", "second"]
     assert KEY not in str(result.attempts)
     # The key was for the first server; where that one pointed, nobody came.
-    assert apis.first.asked[-1].headers["Authorization"] == f"Bearer {KEY}"
+    assert KEY in str(apis.first.asked[-1].headers)
     assert apis.other.asked == []
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ class SharedSession:
         session, self._session = self._session, None
         await _close(session, self._loop)
 
-    async def post(self, url: str, **options: Any) -> "aiohttp.ClientResponse":
+    async def post(self, url: str, body: Callable[[], Any], **options: Any) -> "aiohttp.ClientResponse":
         """Posts and gives the response once its headers are there; redirects are not followed.
 
         A server may close an idle connection in the moment it is used again. Such a call was never taken up,
@@ -63,6 +64,7 @@ class SharedSession:
 
         Args:
             url: Where to.
+            body: Makes what is sent; a form can be sent only once.
             **options: Of :meth:`aiohttp.ClientSession.post`.
         """
         import aiohttp
@@ -71,7 +73,9 @@ class SharedSession:
         for left in reversed(range(MOST_STALE)):
             use, began = _Use(), time.monotonic()
             try:
-                return await session.post(url, allow_redirects=False, trace_request_ctx=use, **options)
+                return await session.post(
+                    url, data=body(), allow_redirects=False, trace_request_ctx=use, **options
+                )
             except aiohttp.ClientConnectorError:
                 raise
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):

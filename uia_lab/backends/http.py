@@ -1,17 +1,15 @@
 """A backend behind an HTTP endpoint, in whichever dialect it speaks."""
 
 import asyncio
-import io
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-import msgspec
-
 from uia_lab.access.endpoints import is_loopback
 from uia_lab.access.secrets import Secret, Secrets, not_set
+from uia_lab.backends.bodies import described, drain, form_of, json_of, read, said
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 MAX_ERROR = 64 << 10
 MAX_LISTING = 8 << 20
 MAX_ANSWER = 256 << 20
-# How long after the last event its connection may take to become free for the next request.
-DRAIN_S = 0.1
 # A provider far away is asked for its models this seldom; its requests tell how it is.
 LISTING_S = 600.0
 
@@ -138,7 +134,7 @@ class HttpBackend:
         try:
             self._found = await self._look()
         except (aiohttp.ClientError, OSError) as error:
-            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {_described(error)}")
+            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
         except InferenceError as error:
             self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
         self._listed_at = self._clock()
@@ -175,14 +171,14 @@ class HttpBackend:
                     raise BackendFailed(f"sent an answer of more than {MAX_ANSWER >> 20} MiB")
                 for event in reader.feed(data):
                     if isinstance(event, Finished):
-                        await _drain(response)
+                        await drain(response)
                         yield event
                         return
                     yield event
             for event in reader.end():
                 yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise BackendFailed(self._without_key(f"the connection broke: {_described(error)}")) from None
+            raise BackendFailed(self._without_key(f"the connection broke: {described(error)}")) from None
         except InferenceError as error:
             error.message = self._without_key(error.message)
             error.args = (error.message,)
@@ -198,10 +194,11 @@ class HttpBackend:
 
     async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
+        encoded = b"" if outgoing.files else encode(outgoing.body)
         asking = asyncio.create_task(
             self._session.post(
                 self._url(outgoing.path),
-                data=_form(outgoing) if outgoing.files else encode(outgoing.body),
+                lambda: form_of(outgoing) if outgoing.files else encoded,
                 params=self._query,
                 headers=self._sent(outgoing, request),
             )
@@ -224,7 +221,7 @@ class HttpBackend:
         if self.provider.health is not None:
             status, body = await self._get(self.provider.health)
             if status == 503:
-                return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+                return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
             if status >= 500:
                 return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its health")
         status, body = await self._get(self.provider.models)
@@ -234,16 +231,16 @@ class HttpBackend:
             reason = f"refuses the key {key}" if key else "wants a key: name it in api_key_env"
             return Probe(BackendStatus.UNHEALTHY, f"{reason} ({status})")
         if status == 503:
-            return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+            return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
         if status == 200:
-            self._models = models_in(_json(body))
+            self._models = models_in(json_of(body))
         elif status in (404, 405, 501) and given:
             return Probe(BackendStatus.HEALTHY, "answers; it lists no models", frozenset(given))
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
         if self.provider.loaded is not None:
             status, body = await self._get(self.provider.loaded)
-            loaded = models_in(_json(body)) if status == 200 else []
+            loaded = models_in(json_of(body)) if status == 200 else []
             self.models_loaded = len(loaded)
             # A request that names no model goes to one that is in memory.
             self._models.sort(key=lambda name: name not in loaded)
@@ -270,12 +267,12 @@ class HttpBackend:
         ) as response:
             if 300 <= response.status < 400:
                 raise self._redirected(response)
-            return response.status, await _read(response, MAX_LISTING)
+            return response.status, await read(response, MAX_LISTING)
 
     async def _refusal(self, response: "aiohttp.ClientResponse") -> InferenceError:
         if response.status < 400:
             return self._redirected(response)
-        body = await _read(response, MAX_ERROR, whole=False)
+        body = await read(response, MAX_ERROR, whole=False)
         return self.dialect.error(response.status, response.headers, body)
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
@@ -346,62 +343,3 @@ class HttpBackend:
         """A text of the endpoint's, which may repeat what it was sent."""
         key = self._key.reveal() if self._key is not None else ""
         return text.replace(key, "<key>") if key else text
-
-
-def _form(outgoing: Outgoing) -> "aiohttp.FormData":
-    import aiohttp
-
-    # Names of files as they are: servers show them, and tell the format by their ending.
-    form = aiohttp.FormData(quote_fields=False)
-    for name, value in outgoing.body.items():
-        for item in value if isinstance(value, (list, tuple)) else (value,):
-            form.add_field(name, str(item))
-    for name, file in outgoing.files.items():
-        # As a file: aiohttp would complain of large bytes, which it writes at once.
-        form.add_field(name, io.BytesIO(file.data), filename=file.filename, content_type=file.content_type)
-    return form
-
-
-async def _drain(response: "aiohttp.ClientResponse") -> None:
-    """Reads the end of a body that is whole, so that its connection serves again; never for long."""
-    if response.content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            await response.content.readany()
-    except Exception:  # noqa: BLE001 - the answer is whole; only the connection is lost
-        return
-
-
-async def _read(response: "aiohttp.ClientResponse", most: int, *, whole: bool = True) -> bytes:
-    """A body of at most so many bytes, or its beginning.
-
-    Raises:
-        BackendFailed: ``whole`` was asked for and there is more.
-    """
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > most:
-            if whole:
-                raise BackendFailed(f"answered with more than {most >> 20} MiB")
-            break
-    return bytes(body[:most])
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-
-
-def _said(body: bytes) -> str:
-    value = _json(body)
-    inner = value.get("error", value) if isinstance(value, dict) else value
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or "")[:200] or "it does not say what"
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:300]
