@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from uia_lab.backends.providers import PROVIDERS
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.store.database import default_path
 
@@ -32,6 +33,17 @@ def stores(tmp_path_factory):
         patch.setenv("UIA_STORE_PATH", str(folder / "shared.sqlite3"))
         yield folder
     assert _users_stores() == before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_to_find():
+    """No key of whoever runs the tests is used, and no server of theirs is found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UIA_DISCOVERY_PORTS", "")
+        for provider in PROVIDERS.values():
+            for name in (*provider.keys, provider.base_url_variable, "OLLAMA_HOST"):
+                patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

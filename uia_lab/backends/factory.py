@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from uia_lab.access.endpoints import EndpointPolicy
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.http import HttpBackend
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
@@ -22,6 +22,7 @@ _OPTIONS = ("provider", "headers", "query", "body")
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key"}
 )
+_SECRET_QUERY = frozenset({"access_token", "api-key", "api_key", "apikey", "key", "token"})
 
 
 class BackendFactory:
@@ -64,15 +65,16 @@ class BackendFactory:
             # Only at the provider's own host: elsewhere a key goes where somebody sent it by name.
             key = await self.first_key(provider)
         secret = await self._secret(key)
+        tasks: tuple[str, ...] = ()
         if provider is None:
             auth = {"Authorization": f"Bearer {secret.reveal()}"} if secret is not None else {}
             try:
-                found = await recognise(self.session.get(), endpoint, auth)
+                found = await recognise(await self.session.get(), endpoint, auth)
             except BackendFailed:
                 if description.dialect is None:
                     raise
                 found = Recognised(COMPATIBLE, endpoint)
-            provider, endpoint = found.provider, found.endpoint
+            provider, endpoint, tasks = found.provider, found.endpoint, found.tasks
         elif not urlsplit(endpoint).path:
             endpoint += urlsplit(provider.base_url).path if provider.base_url else provider.prefix
         dialect = description.dialect if description.dialect in UPSTREAM_DIALECTS else provider.dialect
@@ -83,7 +85,7 @@ class BackendFactory:
             name=description.name or description.id,
             endpoint=endpoint,
             dialect=dialect,
-            tasks=description.tasks or tuple(sorted(provider.tasks & carried)),
+            tasks=description.tasks or tasks or tuple(sorted(provider.tasks & carried)),
             api_key_env=key,
             max_concurrency=description.max_concurrency or provider.concurrency,
             options={**description.options, "provider": provider.name},
@@ -104,7 +106,7 @@ class BackendFactory:
             msgspec.structs.replace(description, endpoint=endpoint),
             provider,
             upstream_dialect(dialect),
-            self.session.get,
+            self.session,
             self.secrets,
             self.instance_id,
         )
@@ -144,11 +146,7 @@ class BackendFactory:
             return None
         found = await self._found(name)
         if found is None:
-            raise Unauthenticated(
-                f"the key {name} is not set: put it into the environment, into "
-                "InferenceServiceConfig.api_key_files or into the keyring (service uia_lab)",
-                param="api_key_env",
-            )
+            raise Unauthenticated(not_set(name), param="api_key_env")
         return found
 
     async def _found(self, name: str) -> Secret | None:
@@ -180,6 +178,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise BadRequest(f"options.{name} must be an object", param=f"options.{name}")
         if name in ("headers", "query") and not all(isinstance(item, str) for item in value.values()):
             raise BadRequest(f"options.{name} must be an object of strings", param=f"options.{name}")
+        if name == "query" and (secret := _SECRET_QUERY & {item.lower() for item in value}):
+            raise BadRequest(
+                f"options.query must not hold {', '.join(sorted(secret))}: addresses end up in logs; "
+                "put the key into an environment variable and name that in api_key_env",
+                param="options.query",
+            )
         if name == "headers" and (secret := _SECRET_HEADERS & {header.lower() for header in value}):
             raise BadRequest(
                 f"options.headers must not hold {', '.join(sorted(secret))}: it would be kept as it is; "

@@ -11,7 +11,8 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 
 from uia_lab.access.endpoints import is_loopback
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
+from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
 from uia_lab.dialects.json_body import encode
@@ -42,10 +43,13 @@ class HttpBackend:
         description: What it was registered as, with endpoint and dialect.
         provider: Who it is, for paths, headers and names of fields.
         dialect: The dialect it speaks.
-        session: Gives the shared client session.
+        session: The shared client session.
         secrets: Where its key is found by the name in the description.
         instance_id: Our own name, which is added to ``x-uia-via``.
         clock: Seconds, monotonic.
+
+    Attributes:
+        models_loaded: How many models the server has in memory, where it says so.
 
     Raises:
         BadRequest: The description has no endpoint.
@@ -56,7 +60,7 @@ class HttpBackend:
         description: BackendDescription,
         provider: Provider,
         dialect: UpstreamDialect,
-        session: "Callable[[], aiohttp.ClientSession]",
+        session: SharedSession,
         secrets: Secrets,
         instance_id: str,
         clock: Callable[[], float] = time.monotonic,
@@ -73,7 +77,9 @@ class HttpBackend:
         self._clock = clock
         self._key: Secret | None = None
         self._open: set[aiohttp.ClientResponse] = set()
+        self._asking: set[asyncio.Task[aiohttp.ClientResponse]] = set()
         self._models: list[str] = []
+        self.models_loaded: int | None = None
         self._found: Probe | None = None
         self._listed_at = 0.0
         options = description.options
@@ -112,6 +118,8 @@ class HttpBackend:
 
     async def stop(self) -> None:
         """Closes the connections of running answers, which end with an error."""
+        for asking in list(self._asking):
+            asking.cancel()
         for response in list(self._open):
             response.close()
 
@@ -119,8 +127,8 @@ class HttpBackend:
         """Asks for health and models, which costs nothing."""
         if self._key is None:
             await self._find_key()
-        if self._key is None and self.description.api_key_env:
-            return Probe(BackendStatus.UNHEALTHY, self._keyless())
+        if self._key is None and (name := self.description.api_key_env):
+            return Probe(BackendStatus.UNHEALTHY, not_set(name))
         listed = self._found
         fresh = self._clock() - self._listed_at < LISTING_S
         if self.external and fresh and listed is not None and listed.status is BackendStatus.HEALTHY:
@@ -149,20 +157,14 @@ class HttpBackend:
             request = replace(request, model=self._default_model())
         outgoing = self._adjusted(self.dialect.outgoing(request))
         reader = self.dialect.reader(request, outgoing)
-        if self._key is None and self.description.api_key_env:
+        if self._key is None and (name := self.description.api_key_env):
             await self._find_key()
             if self._key is None:
-                raise Unauthenticated(self._keyless())
+                raise Unauthenticated(not_set(name))
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._session().post(
-                self._url(outgoing.path),
-                data=_form(outgoing) if outgoing.files else encode(outgoing.body),
-                params=self._query,
-                headers=self._sent(outgoing, request),
-                allow_redirects=False,
-            )
+            response = await self._post(outgoing, request)
             self._open.add(response)
             if response.status >= 300:
                 raise await self._refusal(response)
@@ -184,12 +186,39 @@ class HttpBackend:
         except InferenceError as error:
             error.message = self._without_key(error.message)
             error.args = (error.message,)
+            if isinstance(error, Unauthenticated):
+                # It may have been changed: the next call or probe looks it up anew.
+                self._key = None
             raise
         finally:
             if response is not None:
                 self._open.discard(response)
                 # Closed by force, unless it was read to its end: whoever left must not be computed for.
                 response.close()
+
+    async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
+        """The response once its headers are there; :meth:`stop` ends the wait for them."""
+        asking = asyncio.create_task(
+            self._session.post(
+                self._url(outgoing.path),
+                data=_form(outgoing) if outgoing.files else encode(outgoing.body),
+                params=self._query,
+                headers=self._sent(outgoing, request),
+            )
+        )
+        self._asking.add(asking)
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if asking.cancelled() and not (here is not None and here.cancelling()):
+                raise BackendFailed("was stopped while it answered") from None
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                # The headers came in the very moment the caller left.
+                asking.result().close()
+            raise
+        finally:
+            self._asking.discard(asking)
 
     async def _look(self) -> Probe:
         if self.provider.health is not None:
@@ -212,19 +241,28 @@ class HttpBackend:
             return Probe(BackendStatus.HEALTHY, "answers; it lists no models", frozenset(given))
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
+        if self.provider.loaded is not None:
+            status, body = await self._get(self.provider.loaded)
+            loaded = models_in(_json(body)) if status == 200 else []
+            self.models_loaded = len(loaded)
+            # A request that names no model goes to one that is in memory.
+            self._models.sort(key=lambda name: name not in loaded)
         if given:
             missing = [name for name in given if "*" not in name and name not in self._models]
             reason = f"does not list {', '.join(missing)}" if missing and self._models else "answers"
             return Probe(BackendStatus.HEALTHY, reason, frozenset(given))
         if not self._models:
-            return Probe(BackendStatus.UNHEALTHY, "answers, but has no models")
+            return Probe(
+                BackendStatus.UNHEALTHY, "answers, but lists no models; name them in models if it has some"
+            )
         count = len(self._models)
         reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
         return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a small answer; a redirect is an error here too."""
-        async with self._session().get(
+        session = await self._session.get()
+        async with session.get(
             self._url(path),
             params=self._query,
             headers={**self._headers, **self._authorization()},
@@ -242,11 +280,15 @@ class HttpBackend:
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
         # Not followed: the key was given for this host and no other.
-        target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
-        where = f"{target.scheme}://{target.hostname or '?'}{f':{target.port}' if target.port else ''}"
+        try:
+            target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
+            port = f":{target.port}" if target.port else ""
+            where = f"{target.scheme}://{target.hostname or '?'}{port}{target.path[:200]}"
+        except ValueError:
+            where = "what is no address"
         return BackendFailed(
-            f"redirects to {where}{target.path[:200]} ({response.status}), which is not followed; "
-            "register that address if it is the right one"
+            f"redirects to {where} ({response.status}), which is not followed; register that address if it "
+            "is the right one"
         )
 
     def _url(self, path: str) -> str:
@@ -299,12 +341,6 @@ class HttpBackend:
         if found is not None and not (found.reveal().isascii() and found.reveal().isprintable()):
             raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
         self._key = found
-
-    def _keyless(self) -> str:
-        return (
-            f"the key {self.description.api_key_env} is not set: put it into the environment, into "
-            "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)"
-        )
 
     def _without_key(self, text: str) -> str:
         """A text of the endpoint's, which may repeat what it was sent."""

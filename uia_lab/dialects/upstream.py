@@ -74,3 +74,10 @@ class UpstreamDialect(Protocol):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
+
+
+def count_of(inputs: Any) -> int:
+    """How many texts the inputs are: a list of token ids is one."""
+    if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
+        return 1
+    return len(inputs)

@@ -80,7 +80,7 @@ _KEY = re.compile(
 )
 _MODEL = re.compile(r"\bmodels?\b", re.IGNORECASE)
 # Another backend may have the model, more context, or an account in good standing.
-_ELSEWHERE = (ContextTooLong, ModelNotFound, Unauthenticated, NotAllowed)
+_ELSEWHERE = (ContextTooLong, LoopDetected, ModelNotFound, Unauthenticated, NotAllowed)
 
 
 def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
@@ -104,9 +104,9 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
 def frame_error(data: bytes) -> InferenceError:
     """The typed error of a frame inside an answer that had begun with a good status."""
     facts = _Facts(data)
-    # Nothing but the name tells there whose fault it is.
+    # Nothing but its words tell there whose fault it is.
     blames_request = any(_BY_NAME.get(name) is BadRequest for name in facts.names)
-    status = facts.status or (400 if blames_request else 500)
+    status = facts.status or (400 if blames_request or _CONTEXT.search(facts.message) else 500)
     error = _kind(status, facts)(
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )

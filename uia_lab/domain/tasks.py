@@ -6,12 +6,13 @@ TEXT_GENERATION = "text-generation"
 TEXT_EMBEDDING = "text-embedding"
 AUDIO_TRANSCRIPTION = "audio-transcription"
 IMAGE_GENERATION = "image-generation"
+TEXT_CLASSIFICATION = "text-classification"
 
 TASKS = frozenset(
     {
         TEXT_GENERATION,
         TEXT_EMBEDDING,
-        "text-classification",
+        TEXT_CLASSIFICATION,
         "summarization",
         "translation",
         "question-answering",
@@ -37,8 +38,8 @@ ALIASES = {
     "feature-extraction": TEXT_EMBEDDING,
     "sentence-embedding": TEXT_EMBEDDING,
     "sentence-similarity": TEXT_EMBEDDING,
-    "classification": "text-classification",
-    "sentiment-analysis": "text-classification",
+    "classification": TEXT_CLASSIFICATION,
+    "sentiment-analysis": TEXT_CLASSIFICATION,
     "ner": "token-classification",
     "zero-shot": "zero-shot-classification",
     "automatic-speech-recognition": "audio-transcription",

@@ -25,6 +25,8 @@ ANSWER_S = 15.0
 # The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
 SILENCE_S = 35.0
 DETAILS_S = 3.0
+# The server recognises what is at an address and probes it.
+LOOK_S = 45.0
 
 
 def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
@@ -174,6 +176,31 @@ class HttpTransport:
         with contextlib.suppress(errors.ModelNotFound):
             async with self._asked("DELETE", f"keys/{quote(key_id, safe='')}"):
                 pass
+
+    async def backends(self) -> dict[str, Any]:
+        """The backends of the server, and what it found besides."""
+        return await self._told("GET", "backends")
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend; the server looks at it before it answers."""
+        return await self._told("POST", "backends", json=dict(fields), read_s=LOOK_S)
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend."""
+        return await self._told("PATCH", f"backends/{quote(backend_id, safe='')}", json=dict(fields))
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now."""
+        return await self._told("POST", f"backends/{quote(backend_id, safe='')}/probe", read_s=LOOK_S)
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out."""
+        await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
+
+    async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        async with self._asked(method, path, **options) as response:
+            told: dict[str, Any] = await response.json()
+            return told
 
     async def attempts(self, request_id: str | None) -> tuple[Attempted, ...]:
         """Who was tried for a request that has ended, as the server's log has it; empty where it has not."""

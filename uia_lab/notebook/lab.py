@@ -18,6 +18,7 @@ from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, Cancelled, DeadlineExceeded
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.presenters import presenter_here
@@ -88,6 +89,18 @@ class Lab:
             self._ask(self._transport.keys),
             lambda fields: self._ask(self._transport.create_key, fields),
             lambda key_id: self._ask(self._transport.revoke_key, key_id),
+        )
+
+    @property
+    def backends(self) -> Backends:
+        """Who can serve: a table, with ``add``, and ``["id"]`` to drain, enable, probe, weigh and remove."""
+        transport = self._transport
+        return Backends(
+            self._ask(transport.backends),
+            lambda fields: self._ask(transport.add_backend, fields),
+            lambda backend_id, fields: self._ask(transport.change_backend, backend_id, fields),
+            lambda backend_id: self._ask(transport.probe_backend, backend_id),
+            lambda backend_id: self._ask(transport.remove_backend, backend_id),
         )
 
     def status(self) -> StatusReport:

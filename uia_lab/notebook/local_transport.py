@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import msgspec
 import numpy as np
 
+from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
@@ -38,8 +40,8 @@ class InProcessTransport:
         self._started = False
         self._lock = asyncio.Lock()
 
-    async def manager(self) -> "BackendManager":
-        """The manager of the running service, which is started at first use."""
+    async def service(self) -> "UnifiedInferenceService":
+        """The running service, which is started at first use."""
         async with self._lock:
             if self._service is None:
                 from uia_lab.config import InferenceServiceConfig
@@ -49,7 +51,11 @@ class InProcessTransport:
             if not self._started:
                 await self._service.start(listen=False, store=False)
                 self._started = True
-        manager: BackendManager = self._service.get_backend_manager()
+        return self._service
+
+    async def manager(self) -> "BackendManager":
+        """The manager of the running service."""
+        manager: BackendManager = (await self.service()).get_backend_manager()
         return manager
 
     async def status(self) -> dict[str, Any]:
@@ -89,6 +95,39 @@ class InProcessTransport:
         """There is none."""
         del key_id
         raise BadRequest(_NO_KEYS)
+
+    async def backends(self) -> dict[str, Any]:
+        """The backends of this process, and what was found besides."""
+        service = await self.service()
+        found = service.apis.found() if service.apis is not None else []
+        return {
+            "backends": [item.to_dict() for item in service.get_backend_manager().list_backends()],
+            "found": [item.to_dict() for item in found],
+        }
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend until this process ends."""
+        try:
+            description = msgspec.convert({"id": "", **fields}, BackendDescription)
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error)) from None
+        return (await (await self.service()).backends.add(description)).to_dict()
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend."""
+        changes = dict(fields)
+        if (draining := changes.pop("draining", None)) is not None:
+            changes["enabled"] = not draining
+        return (await (await self.service()).backends.change(backend_id, **changes)).to_dict()
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now."""
+        return (await (await self.manager()).probe(backend_id)).to_dict()
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out."""
+        if not await (await self.service()).backends.remove(backend_id):
+            raise BadRequest(f"there is no backend {backend_id!r}", param="id")
 
     async def aclose(self) -> None:
         """Stops the service."""

@@ -81,5 +81,35 @@ class Transport(Protocol):
     async def revoke_key(self, key_id: str) -> None:
         """Ends a key; an unknown one is no error."""
 
+    async def backends(self) -> dict[str, Any]:
+        """The ``backends``, and what was ``found`` besides, as ``GET /backends`` lists them."""
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend by its address.
+
+        Args:
+            fields: As for ``POST /backends``.
+
+        Returns:
+            Its report, as the first look found it.
+        """
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend.
+
+        Args:
+            backend_id: Its id.
+            fields: As for ``PATCH /backends/{id}``.
+
+        Returns:
+            Its report.
+        """
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now and gives its report."""
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out, for the next start too."""
+
     async def aclose(self) -> None:
         """Closes everything; running requests end."""
