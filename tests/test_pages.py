@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.upstreams.scripted_api import ScriptedApi, words
 from uia_lab.inference_backend_manager import BackendCapabilities, BackendManager
 
 ROOT = Path(__file__).parents[1]
@@ -78,20 +79,51 @@ def test_serve_and_curl(models):
     assert done.stdout.rstrip().endswith("data: [DONE]")
 
 
-def test_keys_for_a_script():
-    (block,) = [block for block in blocks("README.md", "python") if "lab.keys" in block]
+@pytest.fixture
+def served():
+    """The variables by which a kernel knows its server, and such a server."""
     with subprocess.Popen(
         [sys.executable, "-m", "uia_lab", "serve", "--port", "0"],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         env={**os.environ, "UIA_LAB_SERVE_TOKEN": KEY},
     ) as process:  # fmt: skip
         try:
-            url = process.stdout.readline().split()[-1].removesuffix("v1")
-            cells = ["import uia_lab; lab = uia_lab.connect()", block, "assert len(lab.keys) == 0"]
-            shown = run_cells(cells, UIA_LAB_URL=url, UIA_LAB_TOKEN=KEY)
+            yield {
+                "UIA_LAB_URL": process.stdout.readline().split()[-1].removesuffix("v1"),
+                "UIA_LAB_TOKEN": KEY,
+            }
         finally:
             process.terminate()
+
+
+CONNECT = "import uia_lab; lab = uia_lab.connect()"
+
+
+def test_keys_for_a_script(served):
+    (block,) = [block for block in blocks("README.md", "python") if "lab.keys" in block]
+    shown = run_cells([CONNECT, block, "assert len(lab.keys) == 0"], **served)
     assert "uia-" not in shown
+
+
+ASK = """
+import openai, os
+client = openai.OpenAI(base_url=os.environ["UIA_LAB_URL"] + "v1", api_key=os.environ["UIA_LAB_TOKEN"])
+for model in ("shout", "far"):
+    answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": "hello"}])
+    print(answer.choices[0].message.content)
+client.close()
+lab.close()
+"""
+
+
+async def test_a_backend_by_its_address_and_a_function_as_a_model(served):
+    (block,) = [block for block in blocks("README.md", "python") if "lab.serve" in block]
+    async with ScriptedApi() as api:
+        api.lists("far").answers["POST", "/v1/chat/completions"] = (200, words("from", " afar"))
+        cells = [CONNECT, block.replace("http://127.0.0.1:8080", api.url), ASK]
+        shown = await asyncio.to_thread(lambda: run_cells(cells, **served))
+    assert "HELLO" in shown
+    assert "from afar" in shown
 
 
 @pytest.fixture
