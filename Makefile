@@ -44,8 +44,8 @@ lint: $(READY) ## ruff, mypy, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: models ## a real JupyterLab in headless Chromium
-	$(BIN)/python -m pytest -m e2e tests/e2e $(PYTEST_ARGS)
+e2e: models ## a real JupyterLab in headless Chromium, and what needs Node.js
+	$(BIN)/python -m pytest -m e2e $(PYTEST_ARGS)
 
 bench: models ## the benchmarks, one after the other
 	@for name in import_time first_token routing_decision tail_latency least_conn_check websocket_fanout; do \

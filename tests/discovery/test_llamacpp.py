@@ -10,8 +10,6 @@ from tests.upstreams.llamacpp_server import ALIAS, LlamaCppServer
 from uia_lab.domain.errors import ContextTooLong, InferenceError, ModelNotFound, StreamInterrupted
 from uia_lab.domain.events import Chunk, Finished
 
-pytest.importorskip("xllamacpp")
-
 GREEDY = {"temperature": 0, "seed": 1, "max_tokens": 8}
 TOTAL = 18 + 6
 ASK = [{"role": "user", "content": "What is the capital of France?"}]

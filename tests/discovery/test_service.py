@@ -34,7 +34,6 @@ async def until_found(service):
 
 
 async def test_the_openai_client_talks_through_us_to_a_server_that_was_found(models):
-    pytest.importorskip("xllamacpp")
     async with LlamaCppServer(models.path("smollm2")) as server:
         service = service_with(enable_hf_server=True, discovery_ports=[server.port])
         service.keys.add(SECRET, Principal("admin", frozenset({"admin"})))

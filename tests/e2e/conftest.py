@@ -117,9 +117,10 @@ def server(tmp_path_factory, models):
 @pytest.fixture(scope="session")
 def browser():
     """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api")
+    from playwright import sync_api as playwright
+
     if not Path(CHROMIUM).exists():
-        pytest.skip("needs chromium (apt-get install chromium)")
+        pytest.fail("chromium is missing: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)

@@ -4,13 +4,13 @@ import asyncio
 import collections
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import time
 
 import pytest
 
+from tests.node import NODE, NPM
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.factory import BackendFactory
@@ -20,10 +20,7 @@ from uia_lab.domain.errors import InferenceError, NoBackendAvailable
 from uia_lab.domain.events import Reasoning, Text, ToolCall
 from uia_lab.domain.requests import InferenceRequest
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(shutil.which("npm") is None, reason="aimock is a package of npm's"),
-]
+pytestmark = pytest.mark.e2e
 
 PACKAGE = "@copilotkit/aimock@1.43.0"
 DIALECTS = ("openai", "anthropic", "openai-responses")
@@ -55,7 +52,7 @@ CHAOS = "--chaos-drop=0.1 --chaos-malformed=0.15 --chaos-disconnect=0.15 --chaos
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("aimock")
     subprocess.run(
-        ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder), PACKAGE],
+        [*NPM, "install", "--no-fund", "--no-audit", "--prefix", str(folder), PACKAGE],
         check=True,
         capture_output=True,
         timeout=110,
@@ -74,7 +71,7 @@ def mock(folder):
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-            command = [str(folder / "node_modules" / ".bin" / "llmock"), "-p", str(port)]
+            command = [NODE, str(folder / "node_modules" / ".bin" / "llmock"), "-p", str(port)]
             process = stack.enter_context(
                 subprocess.Popen([*command, "-f", str(folder / "fixtures"), "--log-level=silent", *options])
             )

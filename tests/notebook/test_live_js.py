@@ -9,21 +9,11 @@ from pathlib import Path
 import pytest
 
 import uia_lab
+from tests.node import NODE
 from uia_lab.doors.application import HttpServer
 
 LIVE = Path(uia_lab.__file__).parent / "notebook/static/live.js"
-NODE = shutil.which("node")
-FLAG = "--experimental-websocket"
-
-
-def has_websocket():
-    if NODE is None:
-        return False
-    check = [NODE, FLAG, "-e", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
-    return subprocess.run(check, capture_output=True, timeout=60, check=False).returncode == 0
-
-
-pytestmark = pytest.mark.skipif(not has_websocket(), reason="needs node 20.10 or later")
+pytestmark = pytest.mark.e2e
 
 HEAD = """
 import { connectLive } from "./live.mjs";
@@ -40,7 +30,7 @@ class Script:
         shutil.copy(LIVE, folder / "live.mjs")
         (folder / "main.mjs").write_text(HEAD + body)
         self.process = subprocess.Popen(
-            [NODE, FLAG, str(folder / "main.mjs"), server.url, server.key],
+            [NODE, str(folder / "main.mjs"), server.url, server.key],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self._timer = threading.Timer(90, self.process.kill)
