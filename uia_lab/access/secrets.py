@@ -92,6 +92,7 @@ def _from_keyring(name: str) -> Secret | None:
     except ImportError:
         return None
     except Exception as error:  # noqa: BLE001 - each keyring has errors of its own; none of them is ours
-        log.info("the keyring cannot be asked for %s: %s", name, type(error).__name__)
+        # Usual on a machine without a desktop.
+        log.debug("the keyring cannot be asked for %s: %s", name, type(error).__name__)
         return None
     return Secret(value) if value else None

