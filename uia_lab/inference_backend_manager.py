@@ -47,6 +47,7 @@ from uia_lab.manager.report import (
 from uia_lab.manager.running import Running
 from uia_lab.manager.stream import ResponseStream
 from uia_lab.manager.topics import Topics
+from uia_lab.manager.watch import Alarm
 from uia_lab.routing.decision import Decision
 from uia_lab.routing.figures import Counters
 from uia_lab.routing.queues import Ticket
@@ -349,6 +350,7 @@ class BackendManager(Controls):
         if self._timer is not None:
             self._timer.cancel()
         await self._topics.end()
+        self.alarm.close()
         await self.lifecycle.aclose()
 
     def settle(self, turns: list[Turn]) -> None:
@@ -392,6 +394,7 @@ class BackendManager(Controls):
         """What belongs to one loop; the backends that an ended one had started are still to be stopped."""
         interval = self.settings.backend_health_check_interval
         self.lifecycle = Lifecycle(self.router, self.clock, self.rng, interval, self.settle, self._used)
+        self.alarm = Alarm()
         self._topics = Topics(lambda topic: topic_state(self, topic))
 
     def _bind(self) -> None:

@@ -76,8 +76,9 @@ async def test_the_deadline_in_line_as_the_slot_gets_free(crowded, turns):
     """The deadline's timer and the free slot in one turn, in either order."""
     _, task = await wait_in_line(crowded, deadline_s=60.0)
     (running,) = [item for item in crowded.running.values() if item.backend_id is None]
-    (scope,) = running._scopes
-    scope.reschedule(asyncio.get_running_loop().time())
+    (watch,) = running._watches
+    watch.due = 0.0
+    asyncio.get_running_loop().call_soon(watch.look, 1.0)
     for _ in range(turns):
         await asyncio.sleep(0)
     await crowded.holder.aclose()

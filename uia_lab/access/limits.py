@@ -105,7 +105,7 @@ class Limiter:
     def headers(self, principal: str) -> dict[str, str]:
         """What a principal has left, as ``x-ratelimit-*`` headers in OpenAI's form; empty without limits."""
         key = self._keys.of_principal(principal)
-        if key is None:
+        if key is None or not (key.limits.requests_per_minute or key.limits.tokens_per_minute):
             return {}
         now, used = self._clock(), self._of(key)
         found: dict[str, str] = {}
@@ -186,7 +186,9 @@ class Limiter:
         return key
 
     def _of(self, key: Key) -> _Used:
-        used = self._used.setdefault(key.principal, _Used())
+        used = self._used.get(key.principal)
+        if used is None:
+            used = self._used[key.principal] = _Used()
         used.follow(key)
         return used
 
@@ -204,7 +206,8 @@ class Limiter:
                     f"{', '.join(limits.models) or 'none'}",
                     param="model",
                 )
-            request = replace(request, model=model)
+            if model != request.model:
+                request = replace(request, model=model)
         if limits.backend_types is not None:
             permitted = frozenset(BackendType(item) for item in limits.backend_types)
             request = replace(request, permitted_types=permitted)

@@ -73,12 +73,14 @@ class HttpBackend:
         self._clock = clock
         self._key: Secret | None = None
         self._open: set[aiohttp.ClientResponse] = set()
-        self._asking: set[asyncio.Task[aiohttp.ClientResponse]] = set()
+        self._asking: set[asyncio.Task[Any]] = set()
+        self._stopped: set[asyncio.Task[Any]] = set()
         self._models: list[str] = []
         self.models_loaded: int | None = None
         self._found: Probe | None = None
         self._listed_at = 0.0
         options = description.options
+        self._urls: dict[str, str] = {}
         self._headers: dict[str, str] = {**provider.headers, **options.get("headers", {})}
         self._query: dict[str, str] = dict(options.get("query", {}))
         self._fields: Mapping[str, Any] = options.get("body", {})
@@ -114,7 +116,8 @@ class HttpBackend:
 
     async def stop(self) -> None:
         """Closes the connections of running answers, which end with an error."""
-        for asking in list(self._asking):
+        for asking in self._asking - self._stopped:
+            self._stopped.add(asking)
             asking.cancel()
         for response in list(self._open):
             response.close()
@@ -139,6 +142,11 @@ class HttpBackend:
             self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
         self._listed_at = self._clock()
         return self._found
+
+    def relays(self, request: InferenceRequest) -> bool:
+        """Whether request and answer pass as they are: the dialect says so, where it can."""
+        relays = getattr(self.dialect, "relays", None)
+        return relays is not None and bool(relays(request))
 
     async def infer(self, request: InferenceRequest) -> AsyncGenerator[Event, None]:
         """The answer's events.
@@ -195,27 +203,25 @@ class HttpBackend:
     async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
         encoded = b"" if outgoing.files else encode(outgoing.body)
-        asking = asyncio.create_task(
-            self._session.post(
+        here = asyncio.current_task()
+        assert here is not None
+        cancelling = here.cancelling()
+        self._asking.add(here)
+        try:
+            return await self._session.post(
                 self._url(outgoing.path),
                 lambda: form_of(outgoing) if outgoing.files else encoded,
                 params=self._query,
                 headers=self._sent(outgoing, request),
             )
-        )
-        self._asking.add(asking)
-        try:
-            return await asking
         except asyncio.CancelledError:
-            here = asyncio.current_task()
-            if asking.cancelled() and not (here is not None and here.cancelling()):
+            # Unless the caller has left in the same moment.
+            if here in self._stopped and here.uncancel() <= cancelling:
                 raise BackendFailed("was stopped while it answered") from None
-            if asking.done() and not asking.cancelled() and asking.exception() is None:
-                # The headers came in the very moment the caller left.
-                asking.result().close()
             raise
         finally:
-            self._asking.discard(asking)
+            self._asking.discard(here)
+            self._stopped.discard(here)
 
     async def _look(self) -> Probe:
         if self.provider.health is not None:
@@ -289,7 +295,10 @@ class HttpBackend:
         )
 
     def _url(self, path: str) -> str:
-        return urljoin(self._base, path)
+        found = self._urls.get(path)
+        if found is None:
+            found = self._urls[path] = urljoin(self._base, path)
+        return found
 
     def _authorization(self) -> dict[str, str]:
         if self._key is None:
@@ -310,7 +319,7 @@ class HttpBackend:
 
     def _adjusted(self, outgoing: Outgoing) -> Outgoing:
         """The call with the provider's names of fields and the description's own fields."""
-        if not self.provider.fields and not self._fields:
+        if not self._fields and self.provider.fields.keys().isdisjoint(outgoing.body):
             return outgoing
         body = dict(outgoing.body)
         for name, other in self.provider.fields.items():

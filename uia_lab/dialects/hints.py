@@ -10,6 +10,8 @@ from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import RoutingHints
 
 NAMES = ("backend", "prefer", "session", "priority", "timeout")
+_HEADERS = {name: f"x-uia-{name}" for name in NAMES}
+_NONE = RoutingHints()
 MAX_TIMEOUT_S = 86_400
 MAX_PRIORITY = 1000
 MAX_VIA = 16
@@ -28,11 +30,12 @@ def routing_hints(headers: Mapping[str, str], body: Mapping[str, Any] | None = N
     """
     given: dict[str, Any] = {}
     named: dict[str, str] = {}
-    for name in NAMES:
-        header = f"x-uia-{name}"
-        if (value := headers.get(header, "").strip()) != "":
+    for name, header in _HEADERS.items():
+        if header in headers and (value := headers[header].strip()) != "":
             given[name] = _number(value) if name in {"priority", "timeout"} else value
             named[name] = header
+    if not given and not body:
+        return _NONE
     for name, value in (body or {}).items():
         if name not in NAMES:
             raise BadRequest(f"uia.{name} is unknown.{suggestion(name, NAMES)}", param=f"uia.{name}")
@@ -58,6 +61,8 @@ def passed_through(headers: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         BadRequest: More of them than any honest chain has.
     """
+    if "x-uia-via" not in headers:
+        return ()
     ids = tuple(item for part in headers.get("x-uia-via", "").split(",") if (item := part.strip()))
     if len(ids) > MAX_VIA or any(len(item) > 128 for item in ids):
         raise BadRequest(f"x-uia-via must be at most {MAX_VIA} short ids", param="x-uia-via")

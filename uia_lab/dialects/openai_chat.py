@@ -9,8 +9,11 @@ from uia_lab.dialects.answer import Answer, as_text, logprob_entries
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object, kind
 from uia_lab.dialects.openai_call import Call, sampling, streaming, usage_object
+from uia_lab.dialects.passed_on import PassedOn
+from uia_lab.dialects.relay import CHAT
 from uia_lab.domain.errors import BadRequest, suggestion
-from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Text, ToolCall
+from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Relayed, Text, ToolCall, Usage
+from uia_lab.domain.requests import Wire
 from uia_lab.domain.tasks import TEXT_GENERATION
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -36,6 +39,7 @@ def parse(body: bytes) -> Call:
         include_usage=include_usage,
         choices=parameters.get("n", 1),
         hints=fields.mapping("uia") or {},
+        wire=Wire(CHAT, body),
     )
 
 
@@ -159,10 +163,16 @@ class Stream:
             "system_fingerprint": None,
         }
         self._opened: set[int] = set()
+        self._passed = PassedOn(self._head, usage_asked=call.include_usage)
 
     def render(self, event: Event) -> bytes:
         """The bytes of one event; none for events the dialect does not show."""
+        if isinstance(event, Relayed):
+            return self._passed.take(event)
         if isinstance(event, Chunk):
+            if self._passed.adopt():
+                # What was passed on and goes on elsewhere is text of the first choice.
+                self._opened.add(0)
             return self._piece(event.choice, _delta(event), logprobs=_logprobs(event.logprobs))
         return self._end(event) if isinstance(event, Finished) else b""
 
@@ -176,6 +186,8 @@ class Stream:
         return sse.event(self._head | {"choices": [choice]})
 
     def _end(self, finished: Finished) -> bytes:
+        if finished.last is not None:
+            return self._passed.end(finished.last, lambda: self._usage(finished.usage))
         out = []
         if not self._opened and finished.result is not None:
             out.append(self._piece(0, {"content": as_text(finished.result)}))
@@ -184,8 +196,11 @@ class Stream:
             reason = reasons[index] if index < len(reasons) else finished.finish_reason
             out.append(self._piece(index, {}, reason))
         if self._call.include_usage:
-            out.append(sse.event(self._head | {"choices": [], "usage": usage_object(finished.usage)}))
+            out.append(self._usage(finished.usage))
         return b"".join(out) + sse.DONE
+
+    def _usage(self, usage: Usage) -> bytes:
+        return sse.event(self._head | {"choices": [], "usage": usage_object(usage)})
 
 
 def _delta(chunk: Chunk) -> dict[str, Any]:

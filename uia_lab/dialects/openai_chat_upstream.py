@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.upstream import Outgoing, count_of
+from uia_lab.dialects.relay import CHAT, relay_reader, relayed_call, relays
+from uia_lab.dialects.upstream import Outgoing, Reader, count_of
 from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
 from uia_lab.domain.errors import Unsupported
@@ -72,12 +73,18 @@ _FRAME = msgspec.json.Decoder(_Frame)
 class OpenAIChat:
     """One call of the endpoint."""
 
+    def relays(self, request: InferenceRequest) -> bool:
+        """Whether request and answer pass as they are."""
+        return relays(request, CHAT)
+
     def outgoing(self, request: InferenceRequest) -> Outgoing:
-        """The call; always as a stream, so that silence and a caller who left are noticed at once.
+        """The call; a stream unless it is relayed, so that silence and a caller who left are noticed at once.
 
         Raises:
             Unsupported: Several prompts, token ids, or what only completions have.
         """
+        if self.relays(request):
+            return relayed_call("chat/completions", request)
         parameters = dict(request.parameters)
         messages: Any = request.messages
         if messages is None:
@@ -98,9 +105,12 @@ class OpenAIChat:
         }
         return Outgoing("chat/completions", body, stream=True)
 
-    def reader(self, request: InferenceRequest) -> "ChatReader":
+    def reader(self, request: InferenceRequest) -> Reader:
         """A fresh reader of the answer."""
-        return ChatReader(choices_of(request))
+        choices = choices_of(request)
+        if self.relays(request):
+            return relay_reader(CHAT, ChatReader, request, choices)
+        return ChatReader(choices)
 
 
 def choices_of(request: InferenceRequest) -> int:

@@ -17,8 +17,11 @@ from uia_lab.dialects.openai_call import (
     texts,
     usage_object,
 )
+from uia_lab.dialects.passed_on import PassedOn
+from uia_lab.dialects.relay import COMPLETIONS
 from uia_lab.domain.errors import BadRequest
-from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Text, ToolCall
+from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Relayed, Text, ToolCall, Usage
+from uia_lab.domain.requests import Wire
 from uia_lab.domain.tasks import TEXT_GENERATION
 
 
@@ -57,6 +60,7 @@ def parse(body: bytes) -> Call:
         include_usage=include_usage,
         choices=prompts * n,
         hints=fields.mapping("uia") or {},
+        wire=Wire(COMPLETIONS, body),
     )
 
 
@@ -103,10 +107,15 @@ class Stream:
             "model": call.model or backend_id,
         }
         self._written: dict[int, int] = {}
+        self._passed = PassedOn(self._head, usage_asked=call.include_usage)
 
     def render(self, event: Event) -> bytes:
         """The bytes of one event; none for events the dialect does not show."""
+        if isinstance(event, Relayed):
+            return self._passed.take(event)
         if isinstance(event, Chunk):
+            if self._passed.adopt():
+                self._written.setdefault(0, 0)
             # Reasoning and tool calls have no place in this dialect.
             if isinstance(event.delta, (Reasoning, ToolCall)):
                 return b""
@@ -128,6 +137,8 @@ class Stream:
         return sse.event(self._head | {"choices": [choice]})
 
     def _end(self, finished: Finished) -> bytes:
+        if finished.last is not None:
+            return self._passed.end(finished.last, lambda: self._usage(finished.usage))
         out = []
         if not self._written and finished.result is not None:
             out.append(self._piece(0, as_text(finished.result)))
@@ -136,8 +147,11 @@ class Stream:
             reason = reasons[index] if index < len(reasons) else finished.finish_reason
             out.append(self._piece(index, "", reason))
         if self._call.include_usage:
-            out.append(sse.event(self._head | {"choices": [], "usage": usage_object(finished.usage)}))
+            out.append(self._usage(finished.usage))
         return b"".join(out) + sse.DONE
+
+    def _usage(self, usage: Usage) -> bytes:
+        return sse.event(self._head | {"choices": [], "usage": usage_object(usage)})
 
 
 def _legacy_logprobs(entries: Sequence[Any], offset: int) -> dict[str, Any] | None:

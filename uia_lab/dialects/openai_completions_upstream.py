@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from uia_lab.dialects.openai_chat_upstream import Counts, choices_of
-from uia_lab.dialects.upstream import Outgoing
+from uia_lab.dialects.relay import COMPLETIONS, relay_reader, relayed_call, relays
+from uia_lab.dialects.upstream import Outgoing, Reader
 from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
 from uia_lab.domain.events import Chunk, Event, Text
@@ -33,20 +34,29 @@ _FRAME = msgspec.json.Decoder(_Frame)
 class OpenAICompletions:
     """One call of the endpoint."""
 
+    def relays(self, request: InferenceRequest) -> bool:
+        """Whether request and answer pass as they are."""
+        return relays(request, COMPLETIONS) and not (request.stream and request.parameters.get("best_of"))
+
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The call; as a stream, so that silence and a caller who left are noticed at once.
 
         ``best_of`` chooses among whole answers, which no server streams.
         """
+        if self.relays(request):
+            return relayed_call("completions", request)
         body: dict[str, Any] = {**request.parameters, "model": request.model, "prompt": request.inputs}
         stream = not body.get("best_of")
         if stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return Outgoing("completions", body, stream=stream)
 
-    def reader(self, request: InferenceRequest) -> "CompletionsReader":
+    def reader(self, request: InferenceRequest) -> Reader:
         """A fresh reader of the answer."""
-        return CompletionsReader(choices_of(request))
+        choices = choices_of(request)
+        if self.relays(request):
+            return relay_reader(COMPLETIONS, CompletionsReader, request, choices)
+        return CompletionsReader(choices)
 
 
 class CompletionsReader(BodyReader):

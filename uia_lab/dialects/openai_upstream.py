@@ -54,6 +54,13 @@ class OpenAI:
         """A fresh reader of that call's answer."""
         return self._endpoint(request).reader(request)
 
+    def relays(self, request: InferenceRequest) -> bool:
+        """Whether request and answer pass as they are."""
+        if request.wire is None:
+            return False
+        endpoint = self._endpoint(request)
+        return isinstance(endpoint, (OpenAIChat, OpenAICompletions)) and endpoint.relays(request)
+
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
         return upstream_error(status, headers, body)

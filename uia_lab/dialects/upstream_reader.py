@@ -99,6 +99,11 @@ class BodyReader(ABC):
         self._parser: sse.Parser | None = None
         self._body = bytearray()
 
+    @property
+    def body(self) -> bytes:
+        """What has come of a body that comes at once; empty where it is a stream."""
+        return bytes(self._body)
+
     def feed(self, data: bytes) -> Iterator[Event]:
         """The events that became complete with these bytes.
 

@@ -162,6 +162,14 @@ class Backend(Protocol):
         """The answer's events."""
 
 
+@runtime_checkable
+class Relayable(Protocol):
+    """A backend that may answer in bytes of the caller's own dialect."""
+
+    def relays(self, request: "InferenceRequest") -> bool:
+        """Whether it would pass on this request and its answer without translation."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendMetrics:
     """Counters and figures of one backend; counters count attempts, None has no meaning yet."""

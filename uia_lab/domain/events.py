@@ -1,9 +1,10 @@
 """The events of one answer: ``Started (Chunk* Switched)* Chunk* Finished``, or one exception.
 
-Numbering: ``Chunk.index`` counts chunks of the whole answer from 0, across a switch of backends.
+Numbering: ``Chunk.index`` counts chunks of the whole answer from 0, across a switch of backends. A caller
+that says which dialect it speaks (``InferenceRequest.wire``) may get ``Relayed`` in place of chunks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -111,14 +112,39 @@ class Chunk(msgspec.Struct, frozen=True):
         delta: What it adds.
         choice: Which of the ``n`` answers it belongs to.
         logprobs: The dialect-neutral (OpenAI-shaped) log probabilities of its tokens, where asked for.
-        wire: Dialect and raw bytes when the upstream's bytes may be relayed unchanged.
     """
 
     index: int
     delta: Delta
     choice: int = 0
     logprobs: Any = None
-    wire: tuple[str, bytes] | None = None
+
+
+class Relayed(msgspec.Struct, frozen=True):
+    """Chunks in the upstream's own bytes, to be passed on as they are: what came with one read.
+
+    Args:
+        index: Position of the first of them in the whole answer, from 0.
+        count: How many there are.
+        wire: The dialect and the bytes: whole frames of it, or the whole body.
+        decode: Makes chunks of such bytes, of one or several pieces in a row; see :meth:`chunks`.
+    """
+
+    index: int
+    count: int
+    wire: tuple[str, bytes]
+    decode: Callable[[bytes], Iterable[Chunk]]
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks, numbered in the whole answer, for who needs them after all.
+
+        Raises:
+            InferenceError: The bytes are not what the dialect has.
+        """
+        return [
+            msgspec.structs.replace(chunk, index=self.index + number)
+            for number, chunk in enumerate(self.decode(self.wire[1]))
+        ]
 
 
 class Switched(msgspec.Struct, frozen=True):
@@ -140,6 +166,8 @@ class Finished(msgspec.Struct, frozen=True):
         attempts: Every backend tried, in order.
         finish_reasons: Where several choices were asked for, the reason of each.
         stop_sequence: The stop string that ended it, where the upstream says.
+        last: Of a relayed answer the last bytes, the mark of its end included; ``result`` is None where
+            nobody has decoded it.
     """
 
     result: Any
@@ -148,6 +176,7 @@ class Finished(msgspec.Struct, frozen=True):
     attempts: tuple[Attempted, ...] = ()
     finish_reasons: tuple[str, ...] = ()
     stop_sequence: str | None = None
+    last: Relayed | None = None
 
 
-Event: TypeAlias = Started | Chunk | Switched | Finished
+Event: TypeAlias = Started | Chunk | Relayed | Switched | Finished

@@ -60,6 +60,8 @@ def canonical_task(name: str) -> str:
     """
     if not isinstance(name, str):
         raise BadRequest(f"task must be a string, not {type(name).__name__}", param="task")
+    if name in TASKS:
+        return name
     task = name.strip().lower().replace("_", "-")
     task = ALIASES.get(task, task)
     if task not in TASKS:

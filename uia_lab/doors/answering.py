@@ -16,8 +16,10 @@ from uia_lab.domain.errors import InferenceError, NoBackendAvailable
 from uia_lab.domain.events import Event, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.doors.base import Door, Fault, log
+from uia_lab.doors.waiting import Waiting
 
 TOUCH_S = 5.0
+GIVE_WAY = 16
 
 
 class Rendering(Protocol):
@@ -36,6 +38,7 @@ class AnsweringDoor(Door):
     _gone = False
     _request: InferenceRequest | None = None
     _touched = 0.0
+    _steps = 0
     _backend_id = ""
 
     def parse(self, body: bytes) -> Call:
@@ -89,12 +92,14 @@ class AnsweringDoor(Door):
             async for event in events:
                 answer.add(event)
                 self._note()
-                # A backend that never waits would otherwise keep the loop from everybody else.
-                await asyncio.sleep(0)
+                await self._give_way()
         if not self._gone:
             self.set_header("x-uia-backend", answer.backend_id)
             self._tell_limits()
-            self.send_whole(call, answer)
+            if (last := answer.finished.last) is not None:
+                self.finish(last.wire[1])
+            else:
+                self.send_whole(call, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest) -> None:
         rendering: Rendering | None = None
@@ -118,18 +123,20 @@ class AnsweringDoor(Door):
 
     async def _first(self, events: AsyncIterator[Event]) -> Event:
         """The first event with content; while it does not come, comments keep the client waiting."""
-        pending = asyncio.ensure_future(self._content(events))
-        patience = self.timings.hold_s
+        waiting = Waiting(self._say_waiting, self.timings.hold_s, self.timings.waiting_s)
         try:
-            while not (await asyncio.wait({pending}, timeout=patience))[0]:
-                self._open()
-                await self._send(self.waiting)
-                patience = self.timings.waiting_s
-            return pending.result()
+            return await self._content(events)
         finally:
-            pending.cancel()
-            # Its error has been raised above, or does not matter any more.
-            await asyncio.gather(pending, return_exceptions=True)
+            waiting.stop()
+
+    def _say_waiting(self) -> None:
+        if self._gone:
+            return
+        self._note()
+        self._open()
+        self.write(self.waiting)
+        # Whoever has left meanwhile is noticed by the connection's end.
+        self.flush().add_done_callback(lambda sent: sent.exception())
 
     async def _content(self, events: AsyncIterator[Event]) -> Event:
         async for event in events:
@@ -142,6 +149,10 @@ class AnsweringDoor(Door):
         """Fixes status and headers; from here on an error is an event of the stream."""
         if self._headers_written:
             return
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None and not stream.closed():
+            # Small pieces go out at once, instead of waiting for the acknowledgement of the last.
+            stream.set_nodelay(True)
         self.set_header("Content-Type", sse.CONTENT_TYPE)
         self.set_header("Cache-Control", "no-cache, no-store")
         # Proxies such as nginx would otherwise collect the stream before passing it on.
@@ -183,7 +194,12 @@ class AnsweringDoor(Door):
                 self._drop()
         else:
             await sent
-            # A backend that never waits would otherwise keep the loop from seeing that the client left.
+            await self._give_way()
+
+    async def _give_way(self) -> None:
+        """Lets others run now and then, since a backend that never waits would keep the loop to itself."""
+        self._steps += 1
+        if self._steps % GIVE_WAY == 0:
             await asyncio.sleep(0)
 
     def _drop(self) -> None:

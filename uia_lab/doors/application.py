@@ -16,7 +16,7 @@ from uia_lab.doors.base import MAX_BODY, Door, Timings
 from uia_lab.doors.forms import KEPT_TYPE
 from uia_lab.doors.open_doors import OpenDoors
 from uia_lab.doors.routes import routes
-from uia_lab.doors.standalone import standalone_door
+from uia_lab.doors.standalone import expect_body, standalone_door
 
 if TYPE_CHECKING:
     from uia_lab.unified_inference_service import UnifiedInferenceService
@@ -34,15 +34,24 @@ class _Doors(Application):
     """Looks at requests when only their headers are there: of strangers' bodies little is read."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """The handler, with a request whose body tornado will not take for a form."""
-        key = bearer(request.headers)
-        if key is None or self.settings["uia_service"].keys.verify(key) is None:
-            cast("HTTP1Connection", request.connection).set_max_body_size(STRANGERS_BODY)
+        """The handler, with a request whose body tornado will not take for a form, and that comes in time."""
+        expect_body(request, self.settings["uia_timings"].body_s)
+        if _may_be_large(request):
+            key = bearer(request.headers)
+            if key is None or self.settings["uia_service"].keys.verify(key) is None:
+                cast("HTTP1Connection", request.connection).set_max_body_size(STRANGERS_BODY)
         # Tornado would parse a form before it is known who sends it; a door that takes one does it later.
         request.headers.pop(KEPT_TYPE, None)
         if (content_type := request.headers.pop("Content-Type", None)) is not None:
             request.headers[KEPT_TYPE] = content_type
         return super().find_handler(request, **kwargs)
+
+
+def _may_be_large(request: HTTPServerRequest) -> bool:
+    """Whether more may come than is read of a stranger's body."""
+    length = request.headers.get("Content-Length", "0")
+    small = length.isdecimal() and len(length) < 12 and int(length) <= STRANGERS_BODY
+    return not small or "Transfer-Encoding" in request.headers
 
 
 def make_application(service: "UnifiedInferenceService", timings: Timings | None = None) -> Application:
@@ -112,7 +121,6 @@ class HttpServer:
             max_body_size=2 * MAX_BODY,
             max_header_size=MAX_HEADERS,
             idle_connection_timeout=timings.idle_s,
-            body_timeout=timings.body_s,
         )
         self._server.add_sockets(sockets)
         log.info("listening at %s", self.url)
@@ -160,6 +168,8 @@ def _listening(host: str, port: int) -> list[socket.socket]:
 
 
 def _log_request(handler: RequestHandler) -> None:
+    if not log.isEnabledFor(logging.DEBUG):
+        return
     # The path without its query: a WebSocket's address may carry a key there.
     request_id = handler.request_id if isinstance(handler, Door) else ""
     log.debug(

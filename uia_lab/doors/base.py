@@ -114,10 +114,11 @@ class Door(RequestHandler):
         super().set_default_headers()
         self.request_id = self.request_id or new_request_id()
         self.clear_header("Server")
-        self.set_header("x-request-id", self.request_id)
-        self.set_header("X-Content-Type-Options", "nosniff")
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("Content-Type", "application/json")
+        headers = self._headers
+        headers["X-Request-Id"] = self.request_id
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["Cache-Control"] = "no-store"
+        headers["Content-Type"] = "application/json"
 
     def needed_scopes(self) -> tuple[str, ...]:
         """The scopes of which this request takes one."""
@@ -131,9 +132,6 @@ class Door(RequestHandler):
             NotAllowed: Somebody without the scope.
             HTTPError: The body is too large.
         """
-        stream = getattr(self.request.connection, "stream", None)
-        if stream is not None and not stream.closed():
-            stream.set_nodelay(True)
         scopes = self.needed_scopes()
         if scopes:
             self.principal = await self._authenticated()

@@ -1,17 +1,18 @@
 """One attempt: a lease, the backend's events under deadlines, and how it ended."""
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import msgspec
 
-from uia_lab.domain.backends import BackendType
+from uia_lab.domain.backends import BackendStatus, BackendType
 from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, DeadlineExceeded, InferenceError
-from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
+from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Relayed, Started, Usage
+from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import AUDIO_TRANSCRIPTION, IMAGE_GENERATION
 from uia_lab.manager.host import Host
 from uia_lab.manager.running import Running
+from uia_lab.manager.watch import Watch
 from uia_lab.routing.figures import Ending
 from uia_lab.routing.registry import Registered
 from uia_lab.routing.turns import Attempt, Outcome
@@ -25,6 +26,7 @@ NEXT_CHUNK_LEAST_S = 1.0
 GAPS = 8.0
 GAP_SHARE = 0.2
 CLOSE_S = 5.0
+_DOWN = (BackendStatus.OFFLINE, BackendStatus.UNHEALTHY)
 _AT_ONCE = frozenset({IMAGE_GENERATION, AUDIO_TRANSCRIPTION})
 
 
@@ -32,18 +34,26 @@ class Patience:
     """How long a backend may be silent.
 
     Before the first content by its kind. After it NEXT_CHUNK_S; where another backend could go on with the
-    answer, GAPS times its usual gap between tokens, so that a frozen one costs little.
+    answer, GAPS times its usual gap between tokens, so that a frozen one costs little. An answer that comes
+    at once may take all the time there is, as long as the probes of its backend pass.
     """
 
-    def __init__(self, entry: Registered, task: str, left: float) -> None:
-        self._streams = entry.capabilities.supports_streaming and task not in _AT_ONCE
+    def __init__(self, entry: Registered, request: InferenceRequest, left: float) -> None:
+        self._entry = entry
         self._adapts = entry.capabilities.resume
         # An answer that is not streamed comes at once, however long it takes.
+        self._streams = entry.capabilities.supports_streaming and request.task not in _AT_ONCE
+        self._at_once = self._streams and not request.stream and _relays(entry, request)
         self.seconds = FIRST_CHUNK_S if self._streams else left
         if entry.type is BackendType.GPU:
             self.seconds = max(self.seconds, LOCAL_FIRST_CHUNK_S)
         self._last: float | None = None
         self._gap: float | None = None
+
+    @property
+    def bears_more(self) -> bool:
+        """Whether silence of that length is no reason to give up yet."""
+        return self._at_once and self._entry.health.status not in _DOWN
 
     def heard(self, now: float) -> None:
         """A piece came."""
@@ -55,6 +65,12 @@ class Patience:
             self._gap = gap if self._gap is None else self._gap + GAP_SHARE * (gap - self._gap)
             self.seconds = min(NEXT_CHUNK_S, max(NEXT_CHUNK_LEAST_S, GAPS * self._gap))
         self._last = now
+
+
+def _relays(entry: Registered, request: InferenceRequest) -> bool:
+    # Asked for by name: to check a protocol costs more than all else here.
+    relays: Callable[[InferenceRequest], bool] | None = getattr(entry.instance, "relays", None)
+    return request.wire is not None and relays is not None and relays(request)
 
 
 async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> AsyncGenerator[Event, None]:
@@ -71,40 +87,57 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
     usage = Usage()
     pieces = 0
     source: AsyncIterator[Event] | None = None
+    watch = run.watch()
     try:
-        await run.wait(lambda: host.lifecycle.started(entry), deadline - host.clock(), _late())
+        if not host.lifecycle.is_started(entry):
+            await run.wait(lambda: host.lifecycle.started(entry), deadline - host.clock(), _late())
         source = aiter(entry.instance.infer(attempt.request))
-        patience = Patience(entry, attempt.request.task, deadline - host.clock())
+        patience = Patience(entry, attempt.request, deadline - host.clock())
+        left = 0.0
+
+        def late() -> InferenceError | float:
+            nonlocal left
+            if left <= patience.seconds:
+                return _late()
+            if not patience.bears_more:
+                return BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
+            left -= patience.seconds
+            return min(left, patience.seconds)
+
         # Told with the first content: until then another backend may take over silently.
-        started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
+        started: Started | None = Started(name, attempt.number, attempt.told)
         while True:
             left = deadline - host.clock()
             if left <= 0:
                 # A backend that always has the next piece ready would never be interrupted.
                 raise _late()
-            silent = BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
-            late = _late() if left <= patience.seconds else silent
             try:
-                event = await run.wait(lambda: anext(source), min(left, patience.seconds), late)
+                with watch.within(min(left, patience.seconds), late):
+                    event = await anext(source)
             except StopAsyncIteration:
                 raise BackendFailed(f"{name} ended its answer without saying that it was whole") from None
-            if started is not None and not isinstance(event, Started):
+            if isinstance(event, Started):
+                continue
+            if started is not None:
                 yield started
                 started = None
-            if isinstance(event, Chunk):
-                now = host.clock()
-                if first_at is None:
-                    first_at = now
+            now = host.clock()
+            if isinstance(event, (Chunk, Relayed)):
+                pieces += event.count if isinstance(event, Relayed) else 1
+                first_at = now if first_at is None else first_at
                 patience.heard(now)
-                pieces += 1
-                yield event
             elif isinstance(event, Finished):
+                if event.last is not None and event.last.count:
+                    pieces += event.last.count
+                    # Of an answer that came at once nobody knows when its first token was there.
+                    first_at = now if first_at is None and attempt.request.stream else first_at
                 usage = _told(event.usage, run, pieces)
                 ending = "ok"
                 # The lease goes back before the caller sees the end: the next request may follow at once.
                 _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
                 yield msgspec.structs.replace(event, usage=usage, attempts=tuple(run.attempts))
                 return
+            yield event
     except InferenceError as caught:
         error = caught
         ending = ending_of(caught)
@@ -116,7 +149,11 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
         raise error from caught
     finally:
         _finish(host, run, attempt, Outcome(ending, error, usage, _since(attempt, first_at)))
-        await _close(source)
+        run.unwatch(watch)
+        try:
+            await _close(source, watch)
+        finally:
+            watch.close()
 
 
 def ending_of(error: InferenceError) -> Ending:
@@ -143,13 +180,13 @@ def _finish(host: Host, run: Running, attempt: Attempt, outcome: Outcome) -> Non
     host.settle(host.router.finish(attempt, outcome, now))
 
 
-async def _close(source: AsyncIterator[Event] | None) -> None:
+async def _close(source: AsyncIterator[Event] | None, watch: Watch) -> None:
     """Ends the work outside; an adapter that does not let go is left behind after a deadline."""
     close = getattr(source, "aclose", None)
     if close is None:
         return
     try:
-        async with asyncio.timeout(CLOSE_S):
+        with watch.within(CLOSE_S, _stuck):
             await close()
     except Exception:
         # How the attempt ended is known by now; what goes wrong in tidying up must not change it.
@@ -163,6 +200,10 @@ def _told(usage: Usage, run: Running, pieces: int) -> Usage:
 
 def _since(attempt: Attempt, at: float | None) -> float | None:
     return None if at is None else at - attempt.started_at
+
+
+def _stuck() -> BackendTimeout:
+    return BackendTimeout(f"the backend did not let go of its answer within {CLOSE_S:g} s")
 
 
 def _late() -> DeadlineExceeded:

@@ -10,6 +10,7 @@ from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.manager.lifecycle import Lifecycle
 from uia_lab.manager.running import Running
+from uia_lab.manager.watch import Alarm
 from uia_lab.routing.figures import Counters
 from uia_lab.routing.queues import Ticket
 from uia_lab.routing.router import Router
@@ -23,6 +24,7 @@ class Host(Protocol):
     router: Router
     lifecycle: Lifecycle
     totals: Counters
+    alarm: Alarm
     clock: Callable[[], float]
     rng: random.Random
     waiting: dict[Ticket, asyncio.Future[Attempt]]

@@ -18,7 +18,7 @@ from uia_lab.domain.errors import (
     LoopDetected,
     StreamInterrupted,
 )
-from uia_lab.domain.events import Chunk, Event, Finished, Started, Switched, Usage
+from uia_lab.domain.events import Chunk, Event, Finished, Relayed, Started, Switched, Usage
 from uia_lab.domain.requests import InferenceRequest, Resumed
 from uia_lab.manager.attempt import ending_of, serve
 from uia_lab.manager.hedge import may_hedge, race
@@ -47,7 +47,7 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     """
     if request.id in host.running:
         raise BadRequest(f"request id {request.id!r} is in use by a running request", param="request_id")
-    run = Running(request, host.clock())
+    run = Running(request, host.clock(), host.alarm)
     host.running[request.id] = run
     host.totals.begin()
     ending: Ending = "cancelled"
@@ -122,9 +122,13 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
                         yield Switched(broken, attempt.backend.backend_id, reason, run.chunks)
                     elif isinstance(event, Chunk):
                         yield run.deliver(event, host.clock())
+                    elif isinstance(event, Relayed):
+                        yield run.relay(event, host.clock())
                     elif isinstance(event, Finished):
                         whole = _whole(event, request.resumed)
                         run.usage = whole.usage
+                        if whole.last is not None:
+                            run.relay(whole.last, host.clock())
                         yield whole
                     else:
                         yield event

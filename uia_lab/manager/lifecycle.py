@@ -64,6 +64,11 @@ class Lifecycle:
         """Tells the background checks that a backend came, went or should be looked at."""
         self._wake.set()
 
+    def is_started(self, entry: Registered) -> bool:
+        """Whether the backend is started, so that there is nothing to wait for."""
+        task = self._starts.get(entry)
+        return task is not None and task.done() and not task.cancelled() and task.exception() is None
+
     async def started(self, entry: Registered) -> None:
         """Waits until the backend is started; concurrent callers share one start.
 
@@ -71,7 +76,7 @@ class Lifecycle:
             InferenceError: It could not start, or not in time.
         """
         task = self._starts.get(entry)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        if task is None or (task.done() and not self.is_started(entry)):
             task = asyncio.create_task(_start(entry.instance), name=f"uia-start-{entry.backend_id}")
             task.add_done_callback(_retrieve)
             self._starts[entry] = task

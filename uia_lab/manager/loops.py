@@ -23,6 +23,11 @@ class LoopBound:
         loop = self._loop
         return loop if loop is not None and loop.is_running() else None
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the running loop is the one it belongs to."""
+        return self._loop is asyncio.get_running_loop()
+
     def bind(self, rebound: Callable[[], None]) -> asyncio.AbstractEventLoop:
         """The loop it belongs to, the running one if it had none that lives.
 

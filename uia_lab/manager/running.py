@@ -1,23 +1,25 @@
 """A request under way: what others may see of it, how it can be ended, and what is remembered of it."""
 
-import asyncio
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, InferenceError
-from uia_lab.domain.events import Attempted, Chunk, Text, Usage
+from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.events import Attempted, Chunk, Relayed, Text, Usage
 from uia_lab.domain.records import RequestRecord
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.manager.watch import Alarm, Watch
 from uia_lab.routing.figures import Ending
 from uia_lab.routing.turns import Attempt
 
 KEPT_CHARACTERS = 262_144
+KEPT_BYTES = 262_144
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -27,6 +29,7 @@ class Running:
     Attributes:
         request: The request as it came.
         began_at: When it began, on the manager's clock.
+        alarm: The timer of its waits.
         wall: When it began, seconds since the epoch.
         backend_id: Who serves it now.
         model: The model after defaults and aliases.
@@ -37,11 +40,11 @@ class Running:
         usage: Token counts, once they are known.
         attempts: Attempts that have ended.
         cancelled: Whether somebody ended it.
-        plain: Whether all of it so far is text of one answer, as only that can be continued elsewhere.
     """
 
     request: InferenceRequest
     began_at: float
+    alarm: Alarm = field(default_factory=Alarm)
     wall: float = field(default_factory=time.time)
     backend_id: str | None = None
     model: str | None = None
@@ -52,15 +55,24 @@ class Running:
     usage: Usage | None = None
     attempts: list[Attempted] = field(default_factory=list)
     cancelled: bool = False
-    plain: bool = True
+    _plain: bool = True
     _text: list[str] = field(default_factory=list)
     _characters: int = 0
-    _scopes: set[asyncio.Timeout] = field(default_factory=set)
+    _relayed: bytearray = field(default_factory=bytearray)
+    _decode: Callable[[bytes], Iterable[Chunk]] | None = None
+    _watches: set[Watch] = field(default_factory=set)
 
     @property
     def text(self) -> str:
         """The text delivered so far."""
+        self._take_in()
         return "".join(self._text)
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of it so far is text of one answer, as only that can be continued elsewhere."""
+        self._take_in()
+        return self._plain
 
     @property
     def charged(self) -> Usage:
@@ -73,60 +85,82 @@ class Running:
         """Notes who serves it now, and why."""
         self.backend_id = attempt.backend.backend_id
         self.model = attempt.decision.model
-        self.decision = attempt.decision.to_dict()
+        self.decision = attempt.told
 
     def deliver(self, chunk: Chunk, now: float) -> Chunk:
         """Notes a piece, and numbers it in the whole answer."""
         if self.first_at is None:
             self.first_at = now
         index, self.chunks = self.chunks, self.chunks + 1
+        if self._relayed:
+            self._take_in()
+        self._note(chunk)
+        return chunk if chunk.index == index else msgspec.structs.replace(chunk, index=index)
+
+    def relay(self, relayed: Relayed, now: float) -> Relayed:
+        """Notes pieces in the upstream's bytes, and numbers them in the whole answer."""
+        index, self.chunks = self.chunks, self.chunks + relayed.count
+        if relayed.count:
+            if self.first_at is None:
+                self.first_at = now
+            self._decode = relayed.decode
+            if len(self._relayed) + len(relayed.wire[1]) <= KEPT_BYTES:
+                self._relayed += relayed.wire[1]
+            else:
+                self._plain = False
+        return relayed if relayed.index == index else msgspec.structs.replace(relayed, index=index)
+
+    def _take_in(self) -> None:
+        """Decodes the bytes that were passed on, now that somebody needs to know what they say."""
+        data = bytes(self._relayed)
+        self._relayed.clear()
+        if not data or self._decode is None:
+            return
+        try:
+            for chunk in self._decode(data):
+                self._note(chunk)
+        except InferenceError:
+            self._plain = False
+
+    def _note(self, chunk: Chunk) -> None:
         if isinstance(chunk.delta, Text) and chunk.choice == 0:
             self._characters += len(chunk.delta.text)
             if self._characters <= KEPT_CHARACTERS:
                 self._text.append(chunk.delta.text)
-            else:
-                self.plain = False
-        else:
-            self.plain = False
-        return chunk if chunk.index == index else msgspec.structs.replace(chunk, index=index)
+                return
+        self._plain = False
 
     def cancel(self) -> None:
         """Ends the waits that are under way; the stream then raises Cancelled. On the loop only."""
         self.cancelled = True
-        for scope in self._scopes:
-            # RuntimeError: it is expiring already, by its own deadline or an earlier cancel.
-            with contextlib.suppress(RuntimeError):
-                scope.reschedule(asyncio.get_running_loop().time())
+        for watch in self._watches:
+            watch.cancel()
 
-    async def wait(self, step: Callable[[], Any], seconds: float, late: InferenceError) -> Any:
-        """Takes a step with a deadline that ``cancel`` can bring forward.
+    def watch(self) -> Watch:
+        """A watch over the waits of one task, which ``cancel`` ends too; give it to :meth:`unwatch`."""
+        watch = Watch(self.alarm, cancelled=self.cancelled)
+        self._watches.add(watch)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """From now on ``cancel`` does not reach it, for what has to be tidied up all the same."""
+        self._watches.discard(watch)
+        watch.cancelled = False
+
+    async def wait(self, step: Callable[[], Awaitable[T]], seconds: float, late: InferenceError) -> T:
+        """Takes one step with a deadline that ``cancel`` can bring forward.
 
         Raises:
             Cancelled: Somebody cancelled the request.
             InferenceError: ``late``, when the time is over.
         """
-        if self.cancelled:
-            raise Cancelled("the request was cancelled")
-        scope = asyncio.timeout(max(0.0, seconds))
-        self._scopes.add(scope)
+        watch = self.watch()
         try:
-            async with scope:
+            with watch.within(seconds, lambda: late):
                 return await step()
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # Not the caller: the backend was stopped under its request.
-            raise BackendFailed("the backend was stopped while it served") from None
-        except TimeoutError as error:
-            if not scope.expired():
-                # The backend's own TimeoutError, not our deadline.
-                raise BackendTimeout(f"the backend timed out: {error}") from error
-            if self.cancelled:
-                raise Cancelled("the request was cancelled") from None
-            raise late from None
         finally:
-            self._scopes.discard(scope)
+            self.unwatch(watch)
+            watch.close()
 
     def estimate(self, pieces: int) -> Usage:
         """Token counts where nobody told them: a token a piece, and a prompt as long as it looks."""

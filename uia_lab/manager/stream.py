@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from uia_lab.domain.errors import BackendFailed
-from uia_lab.domain.events import Chunk, Event, Finished, Started
+from uia_lab.domain.events import Chunk, Event, Finished, Relayed, Started, Text
 from uia_lab.domain.requests import InferenceRequest, InferenceResult
 from uia_lab.manager.loops import LoopBound
 
@@ -40,6 +40,8 @@ class ResponseStream:
         return self
 
     async def __anext__(self) -> Event:
+        if self._loops.is_here:
+            return await anext(self._events)
         event = await self._loops.carry(lambda: anext(self._events, None))
         if event is None:
             raise StopAsyncIteration
@@ -72,10 +74,16 @@ class ResponseStream:
                     model = event.decision.get("model", model)
                 elif isinstance(event, Chunk):
                     chunks.append(event)
+                elif isinstance(event, Relayed):
+                    chunks += event.chunks()
                 elif isinstance(event, Finished):
+                    result = event.result
+                    if event.last is not None:
+                        chunks += event.last.chunks()
+                        result = _text(chunks) if result is None else result
                     return InferenceResult(
                         self.request.id,
-                        event.result,
+                        result,
                         model,
                         self.request.task,
                         backend_id,
@@ -86,3 +94,10 @@ class ResponseStream:
                         event.finish_reasons,
                     )
         raise BackendFailed("the answer ended without its end")
+
+
+def _text(chunks: list[Chunk]) -> str:
+    """The text of the first choice."""
+    return "".join(
+        chunk.delta.text for chunk in chunks if chunk.choice == 0 and isinstance(chunk.delta, Text)
+    )

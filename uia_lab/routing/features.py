@@ -56,7 +56,8 @@ def needed_features(request: InferenceRequest) -> frozenset[str]:
 
 def _part_types(messages: Iterable[Any]) -> Iterable[str]:
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
+        # A dict is one without the search that the abstract class costs.
+        content = message.get("content") if isinstance(message, (dict, Mapping)) else None
         for part in content if isinstance(content, list) else ():
             kind = part.get("type") if isinstance(part, Mapping) else None
             if isinstance(kind, str):

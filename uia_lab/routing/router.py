@@ -9,7 +9,7 @@ from uia_lab.domain.backends import BackendStatus, Probe
 from uia_lab.domain.errors import QueueFull
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.decision import Candidate, Decision
-from uia_lab.routing.eligibility import Eligibility, Eligible
+from uia_lab.routing.eligibility import Demand, Eligibility, Eligible
 from uia_lab.routing.health import OutcomeClass, classify
 from uia_lab.routing.queues import Queue, Ticket
 from uia_lab.routing.registry import Registered, Registry
@@ -221,6 +221,8 @@ class Router:
     @property
     def next_tick(self) -> float | None:
         """When ``tick`` has something to do; None while nothing waits for time."""
+        if not self._closed and not len(self.queue):
+            return None
         times = [self.queue.next_expiry()]
         times += [
             max(entry.health.breaker.opened_until, entry.health.paused_until)
@@ -392,12 +394,14 @@ class Router:
             return True
 
         self.queue.serve(grant)
-        granted += [
-            Expired(ticket, self.eligibility.refusal(ticket.demand))
-            for ticket in self.queue
-            if not self._may_wait(self.eligibility.find(ticket.demand), ticket.excluded, now)
-            and self.queue.remove(ticket)
-        ]
+        # Those who need the same share one answer: the queue may be long.
+        may_wait: dict[tuple[Demand, Tried], bool] = {}
+        for ticket in self.queue:
+            demand, key = ticket.demand, (ticket.demand, ticket.excluded)
+            if key not in may_wait:
+                may_wait[key] = self._may_wait(self.eligibility.find(demand), ticket.excluded, now)
+            if not may_wait[key] and self.queue.remove(ticket):
+                granted.append(Expired(ticket, self.eligibility.refusal(demand)))
         return granted
 
     def _learn(

@@ -1,7 +1,7 @@
 """What the router answers, and what it is told: leases, outcomes, tickets that were served or expired."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Usage
@@ -33,6 +33,14 @@ class Attempt:
     figures: Figures
     trial: bool = False
     ended: bool = False
+    _told: dict[str, Any] | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The decision as it is shown, made once."""
+        if self._told is None:
+            self._told = self.decision.to_dict()
+        return self._told
 
 
 @dataclass(frozen=True, slots=True)
