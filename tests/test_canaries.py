@@ -63,7 +63,7 @@ def serve(tmp_path, models):
     )
     environment = os.environ | {
         "UIA_LAB_SERVE_TOKEN": TOKEN_OF_SERVE,
-        "ENVIRONMENT_KEY": CANARIES["environment"],
+        "ENVIRONMENT_API_KEY": CANARIES["environment"],
         "MISTRAL_API_KEY": CANARIES["unused"],
         "JUPYTER_CONFIG_DIR": str(config),
         "UIA_STORE_PATH": str(tmp_path / "store" / "uia.sqlite3"),
@@ -114,7 +114,7 @@ async def test_no_secret_is_in_anything_that_is_emitted(serve):
             "broken": (200, echo_event),
             "stray": (302, b"", {"Location": f"{api.url}/elsewhere?key={CANARIES['environment']}"}),
         }
-        for name, env in (("one", "ENVIRONMENT_KEY"), ("two", "FILE_KEY")):
+        for name, env in (("one", "ENVIRONMENT_API_KEY"), ("two", "FILE_KEY")):
             body = {"endpoint": api.url, "id": name, "api_key_env": env}
             await call("POST", "backends", expected=201, json=body)
         given = {asked.headers.get("Authorization") for asked in api.asked}

@@ -3,6 +3,7 @@
 import pytest
 from traitlets.config import Config
 
+from uia_lab import config_files
 from uia_lab.config import ConfigError, InferenceServiceConfig
 from uia_lab.domain.errors import NotAllowed
 from uia_lab.inference_backend_manager import BackendManager
@@ -139,3 +140,20 @@ def test_a_broken_system_file_locks_nothing_open(system):
     (system["system"] / "jupyter_server_config.py").write_text("1 / 0")
     with pytest.raises(ConfigError, match="cannot be read"):
         InferenceServiceConfig()
+
+
+def test_a_lock_without_a_value_locks_the_default_and_a_wrong_one_opens_nothing(system, monkeypatch):
+    monkeypatch.setenv("UIA_EXTERNAL_POLICY", "any")
+    write(system["system"], locked_settings=["external_policy"])
+    assert InferenceServiceConfig.from_files().external_policy == "named"
+    config_files._locked.cache_clear()
+    write(system["system"], locked_settings="external_policy")
+    with pytest.raises(ConfigError, match="list of names"):
+        InferenceServiceConfig.from_files()
+
+
+def test_the_environment_moves_the_systems_folders_nowhere(system, monkeypatch):
+    monkeypatch.setattr("uia_lab.config_files._SYSTEM", (str(system["system"]),))
+    monkeypatch.setattr("jupyter_core.paths.SYSTEM_CONFIG_PATH", ["/nowhere/at/all"])
+    write(system["system"], external_policy="never", locked_settings=["external_policy"])
+    assert InferenceServiceConfig.from_files().external_policy == "never"

@@ -111,6 +111,11 @@ class InferenceServiceConfig(Configurable):
         "looked for in the environment and in the system's keyring (service `uia_lab`). Not the keys "
         "themselves: Jupyter writes its configuration into its debug log.",
     ).tag(config=True)
+    api_key_variables = List(
+        Unicode(),
+        help="Variables of the environment that may hold keys of backends, beside the providers' own and "
+        "those that end in `_API_KEY`.",
+    ).tag(config=True)
     locked_settings = List(
         Unicode(), help="Settings nobody may change; counts in the config files of the whole system only."
     ).tag(config=True)
@@ -172,13 +177,16 @@ class InferenceServiceConfig(Configurable):
             locks = config_files.locked()
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
-        for name, value in locks.items():
-            if name not in self.class_traits(config=True):
+        traits = self.class_traits(config=True)
+        values = {}
+        for name, given in locks.items():
+            if name not in traits:
                 raise ConfigError(f"locked_settings: unknown setting {name!r}")
+            value = values[name] = traits[name].default() if given is config_files.DEFAULT else given
             if getattr(self, name) != value:
                 log.warning("%s: locked by the administrator of this system at %r", name, value)
                 setattr(self, name, value)
-        self._locks = locks
+        self._locks = values
 
     def _set_from_environment(self, name: str, trait: TraitType[Any, Any], variable: str) -> None:
         text = os.environ[variable]

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 
 SECTION = "InferenceServiceConfig"
 LOCKS = "locked_settings"
+DEFAULT = object()
+"""The value of a setting that is locked as it is when nobody says anything."""
+_SYSTEM = ("/usr/local/etc/jupyter", "/etc/jupyter")
 # The names under which Jupyter's server looks for the settings of this extension.
 _NAMES = ("jupyter_config", "jupyter_server_config", "jupyter_uia_lab_server_config")
 
@@ -54,11 +57,15 @@ def locked() -> Mapping[str, Any]:
     """Settings that are locked, with their values.
 
     Only the folders of the whole system count, which a user cannot write: ``locked_settings`` names the
-    settings there, and their values stand beside it.
+    settings there, and their values stand beside it; DEFAULT where none does.
+
+    Raises:
+        RuntimeError: A file there cannot be read, or names no settings where it should.
     """
     from jupyter_core.paths import SYSTEM_CONFIG_PATH
 
-    return _locked(tuple(SYSTEM_CONFIG_PATH))
+    # Jupyter takes its own list from the environment where it is told to follow the platform's folders.
+    return _locked(tuple(dict.fromkeys((*SYSTEM_CONFIG_PATH, *_SYSTEM))))
 
 
 @functools.cache
@@ -67,7 +74,10 @@ def _locked(folders: tuple[str, ...]) -> Mapping[str, Any]:
         return MappingProxyType({})
     try:
         section = load(folders)[SECTION]
+        names = section.get(LOCKS, [])
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{LOCKS} must be a list of names, not {names!r}")
     except Exception as error:
         # Going on as if nothing were locked would undo what its administrator meant.
         raise RuntimeError(f"the configuration in {', '.join(folders)} cannot be read: {error}") from error
-    return MappingProxyType({name: section[name] for name in section.get(LOCKS, ()) if name in section})
+    return MappingProxyType({name: section.get(name, DEFAULT) for name in names})

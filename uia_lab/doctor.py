@@ -11,8 +11,7 @@ from typing import Any
 
 from uia_lab import _version
 from uia_lab.access.endpoints import EndpointPolicy
-from uia_lab.access.secrets import Secrets
-from uia_lab.backends.factory import BackendFactory
+from uia_lab.backends.factory import BackendFactory, secrets_of
 from uia_lab.backends.providers import PROVIDERS
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery, Found
@@ -121,7 +120,7 @@ def _extension() -> Iterator[Finding]:
 
 
 def _keys(config: InferenceServiceConfig) -> Iterator[Finding]:
-    secrets = Secrets(config.api_key_files)
+    secrets = secrets_of(config)
     for provider in PROVIDERS.values():
         if not provider.keys:
             continue
@@ -137,7 +136,7 @@ def _keys(config: InferenceServiceConfig) -> Iterator[Finding]:
 async def _discovered(config: InferenceServiceConfig) -> list[Found]:
     manager = BackendManager({"enable_health_checks": False})
     factory = BackendFactory(
-        Secrets(config.api_key_files), EndpointPolicy(config.allowed_endpoint_hosts), manager.instance_id
+        secrets_of(config), EndpointPolicy(config.allowed_endpoint_hosts), manager.instance_id
     )
     try:
         discovery = ApiDiscovery(manager, factory, config.api_backends, config.discovery_ports)

@@ -114,6 +114,11 @@ class BackendManager(Controls):
             f"<BackendManager {self.instance_id}: {len(self.router.registry)} backends, {self.strategy_name}>"
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed, and is of no more use."""
+        return self._closed
+
     def configure(self, config: Mapping[str, Any] | InferenceServiceConfig) -> None:
         """Applies settings while it runs: of a mapping those named, of a configuration all.
 
@@ -423,7 +428,7 @@ def get_backend_manager(config: Mapping[str, Any] | InferenceServiceConfig | Non
     """
     global _shared
     with _shared_lock:
-        if _shared is None or _shared._closed:  # noqa: SLF001
+        if _shared is None or _shared.closed:
             _shared, config = BackendManager(config), None
         manager = _shared
     if config is not None:

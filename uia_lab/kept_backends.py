@@ -1,5 +1,6 @@
 """Backends that people register by their address: built, looked at, kept, and restored at the next start."""
 
+import asyncio
 import logging
 import re
 from typing import Any
@@ -33,6 +34,8 @@ class KeptBackends:
         self._manager = manager
         self._factory = factory
         self._known: dict[str, BackendDescription] = {}
+        # What is looked at and then changed must not change in between.
+        self._turn = asyncio.Lock()
 
     async def add(self, description: BackendDescription) -> BackendInfo:
         """Registers a backend, looks at it and keeps it.
@@ -51,16 +54,17 @@ class KeptBackends:
         """
         if not description.id:
             description = msgspec.structs.replace(description, id=self._free_id(description))
-        if self._manager.get_backend(description.id) is not None:
-            raise BadRequest(f"there is a backend {description.id!r} already; remove it first", param="id")
+        self._require_free(description.id)
         description = await self._factory.complete(description)
-        self._register(description)
-        try:
-            if self.table is not None:
-                await self.table.put(description.id, description)
-        except BaseException:
-            self._forget(description.id)
-            raise
+        async with self._turn:
+            self._require_free(description.id)
+            self._register(description)
+            try:
+                if self.table is not None:
+                    await self.table.put(description.id, description)
+            except BaseException:
+                self._forget(description.id)
+                raise
         return await self._manager.probe(description.id)
 
     async def remove(self, backend_id: str) -> bool:
@@ -69,9 +73,10 @@ class KeptBackends:
         Raises:
             StoreError: It could not be written; the backend stays.
         """
-        if self.table is not None:
-            await self.table.delete(backend_id)
-        return self._forget(backend_id)
+        async with self._turn:
+            if self.table is not None:
+                await self.table.delete(backend_id)
+            return self._forget(backend_id)
 
     async def change(self, backend_id: str, **changes: Any) -> BackendInfo:
         """Changes ``enabled``, ``weight`` or ``max_concurrency``; kept where the backend is.
@@ -87,10 +92,11 @@ class KeptBackends:
             manager.set_max_concurrency(backend_id, changes["max_concurrency"])
         if "enabled" in changes:
             (manager.enable if changes["enabled"] else manager.drain)(backend_id)
-        if (known := self._known.get(backend_id)) is not None:
-            known = self._known[backend_id] = msgspec.structs.replace(known, **changes)
-            if self.table is not None:
-                await self.table.put(backend_id, known)
+        async with self._turn:
+            if (known := self._known.get(backend_id)) is not None:
+                known = self._known[backend_id] = msgspec.structs.replace(known, **changes)
+                if self.table is not None:
+                    await self.table.put(backend_id, known)
         info = manager.get_backend(backend_id)
         if info is None:
             raise BadRequest(f"the backend {backend_id!r} was removed meanwhile", param="backend_id")
@@ -129,6 +135,10 @@ class KeptBackends:
         self._known[description.id] = description
         if not description.enabled:
             self._manager.drain(description.id)
+
+    def _require_free(self, backend_id: str) -> None:
+        if self._manager.get_backend(backend_id) is not None:
+            raise BadRequest(f"there is a backend {backend_id!r} already; remove it first", param="id")
 
     def _forget(self, backend_id: str) -> bool:
         self._known.pop(backend_id, None)

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 SYNC_S = 1.0
 LAST_RECORDS_S = 1.0
+# A store that another process has locked must not keep this one from ending.
+LAST_KEYS_S = 3.0
 STRATEGY = "strategy"
 
 
@@ -49,6 +51,8 @@ class KeptState:
         self._keys = keys
         self._task: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        # What is looked at and then changed must not change in between.
+        self._turn = asyncio.Lock()
         keys.on_end.append(self._end_requests)
 
     async def open(self, *, in_memory: bool) -> str:
@@ -86,13 +90,18 @@ class KeptState:
             return
         # Not cancelled: a write that is under way is waited for, so that nothing is charged twice.
         self._closing.set()
-        if self._task is not None:
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._write_last_records(store)
-        with contextlib.suppress(InferenceError):
-            await self._keys.sync()
-        self._keys.table = self._backends.table = None
-        await store.close()
+        try:
+            with contextlib.suppress(TimeoutError, InferenceError):
+                async with asyncio.timeout(LAST_KEYS_S):
+                    if self._task is not None:
+                        await asyncio.gather(self._task, return_exceptions=True)
+            await self._write_last_records(store)
+            with contextlib.suppress(TimeoutError, InferenceError):
+                async with asyncio.timeout(LAST_KEYS_S):
+                    await self._keys.sync()
+        finally:
+            self._keys.table = self._backends.table = None
+            await store.close()
 
     async def set_alias(self, name: str, targets: Sequence[str]) -> None:
         """Defines or replaces an alias; what cannot be kept is not in force either.
@@ -101,18 +110,19 @@ class KeptState:
             BadRequest: A bad name or target.
             StoreError: It could not be written.
         """
-        before = self._manager.aliases.get(name)
-        self._manager.set_alias(name, targets)
-        if self.store is None:
-            return
-        try:
-            await self.store.aliases.put(name, tuple(targets))
-        except BaseException:
-            if before is None:
-                self._manager.delete_alias(name)
-            else:
-                self._manager.set_alias(name, before)
-            raise
+        async with self._turn:
+            before = self._manager.aliases.get(name)
+            self._manager.set_alias(name, targets)
+            if self.store is None:
+                return
+            try:
+                await self.store.aliases.put(name, tuple(targets))
+            except BaseException:
+                if before is None:
+                    self._manager.delete_alias(name)
+                else:
+                    self._manager.set_alias(name, before)
+                raise
 
     async def delete_alias(self, name: str) -> bool:
         """Forgets an alias; False if there was none.
@@ -120,9 +130,10 @@ class KeptState:
         Raises:
             StoreError: It could not be written.
         """
-        if self.store is not None:
-            await self.store.aliases.delete(name)
-        return self._manager.delete_alias(name)
+        async with self._turn:
+            if self.store is not None:
+                await self.store.aliases.delete(name)
+            return self._manager.delete_alias(name)
 
     async def set_strategy(self, name: str) -> None:
         """Changes the strategy, for the next start too.
@@ -135,16 +146,17 @@ class KeptState:
             StoreError: It could not be written; the strategy is as before.
         """
         self._config.require_unlocked("load_balancing_strategy")
-        before = self._manager.strategy_name
-        self._manager.set_strategy(name)
-        if self.store is None:
-            return
-        configured = self._config.load_balancing_strategy
-        try:
-            await self.store.settings.put(STRATEGY, {"name": name, "configured": configured})
-        except BaseException:
-            self._manager.set_strategy(before)
-            raise
+        async with self._turn:
+            before = self._manager.strategy_name
+            self._manager.set_strategy(name)
+            if self.store is None:
+                return
+            configured = self._config.load_balancing_strategy
+            try:
+                await self.store.settings.put(STRATEGY, {"name": name, "configured": configured})
+            except BaseException:
+                self._manager.set_strategy(before)
+                raise
 
     async def _restore(self, store: Store) -> None:
         for name, targets in (await store.aliases.load()).items():

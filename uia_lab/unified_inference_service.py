@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
-from uia_lab.access.secrets import Secrets
-from uia_lab.backends.factory import BackendFactory
+from uia_lab.backends.factory import BackendFactory, secrets_of
 from uia_lab.backends.local import LocalBackend
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery
+from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
@@ -75,7 +75,7 @@ class UnifiedInferenceService:
             self._manager.clock,
         )
         self._factory = BackendFactory(
-            Secrets(self.config.api_key_files),
+            secrets_of(self.config),
             EndpointPolicy(self.config.allowed_endpoint_hosts),
             self._manager.instance_id,
         )
@@ -140,7 +140,12 @@ class UnifiedInferenceService:
         Args:
             listen: False where somebody else's server carries the doors.
             store: False to keep everything in memory only.
+
+        Raises:
+            NoBackendAvailable: It was stopped.
         """
+        if self._manager.closed:
+            raise NoBackendAvailable("this service was stopped; build a new one to start again")
         config = self.config
         self._manager.admit = self.limits.admit
         self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")

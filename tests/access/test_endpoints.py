@@ -27,6 +27,11 @@ from uia_lab.domain.errors import BadRequest, NotAllowed
         "http://0.0.0.0",
         "http://[::]",
         "http://224.0.0.1",
+        "http://[fd00:ec2::23]",
+        "http://[fd20:ce::254]",
+        "http://[64:ff9b:1::a9fe:a9fe]",
+        "http://[fec0::1]",
+        "http://192.0.0.192",
     ],
 )
 def test_refused_however_it_is_written(endpoint):

@@ -71,14 +71,17 @@ async def test_a_key_opens_for_its_principal_until_it_is_revoked(ring):
     other, _ = await ring.create("other", ["read"])
     assert secret.startswith("uia-")
     assert len(secret) > 44
-    assert ring.verify(secret) == Principal("key:script", frozenset({"infer"}), key.id, Limits(models=("m",)))
+    assert ring.verify(secret) == Principal(
+        key.principal, frozenset({"infer"}), key.id, Limits(models=("m",))
+    )
     for wrong in (secret + "x", "", "\udcff" * 20, secret.upper()):
         assert ring.verify(wrong) is None
     assert await ring.revoke(key.id)
-    assert ended == ["key:script"]
+    assert ended == [key.principal]
+    assert key.principal.startswith("key:script:")
     assert not await ring.revoke(key.id)
     assert ring.verify(secret) is None
-    assert ring.of_principal("key:script") is None
+    assert ring.of_principal(key.principal) is None
     assert ring.verify(other) is not None
 
 
@@ -92,7 +95,7 @@ async def test_a_key_ends_when_it_expires(ring, clock):
     assert ring.verify(secret) is None
     await ring.sync()
     await ring.sync()
-    assert ended == ["key:short"]
+    assert ended == [key.principal]
     assert [item.id for item in ring.all()] == [key.id]
     with pytest.raises(BadRequest, match="past"):
         await ring.create("late", ["infer"], expires_at=1010.0)
@@ -114,7 +117,7 @@ async def test_two_servers_share_the_table(ring, clock):
     other.on_end.append(ended.append)
     await ring.revoke(key.id)
     await other.sync()
-    assert (other.verify(secret), ended) == (None, ["key:shared"])
+    assert (other.verify(secret), ended) == (None, [key.principal])
 
 
 async def test_uses_and_charges_are_written_once_whatever_fails(ring, clock):
@@ -217,3 +220,30 @@ async def test_scopes_and_names_are_checked_and_admin_implies_the_others(ring):
 )
 def test_where_a_key_is_looked_for(headers, token, key):
     assert bearer(headers, token) == key
+
+
+async def test_a_later_key_of_a_name_is_somebody_else(ring):
+    _, first = await ring.create("bob", ["infer"])
+    await ring.revoke(first.id)
+    _, second = await ring.create("bob", ["infer"])
+    assert first.principal != second.principal
+
+
+async def test_a_disk_that_is_full_keeps_no_key_alive_that_was_revoked_elsewhere(ring):
+    secret, key = await ring.create("k", ["infer"])
+    ring.verify(secret)
+    del ring.table.keys[key.id]
+
+    async def full(uses):
+        raise StoreError("the disk is full")
+
+    ring.table.charge = full
+    with pytest.raises(StoreError):
+        await ring.sync()
+    assert ring.verify(secret) is None
+
+
+async def test_an_empty_list_permits_nothing_and_is_refused(ring):
+    for limits in (Limits(models=()), Limits(backend_types=())):
+        with pytest.raises(BadRequest, match="at least one"):
+            await ring.create("k", ["infer"], limits)

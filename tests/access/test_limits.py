@@ -8,11 +8,12 @@ from tests.access.test_keys import Clock, Table
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter, duration
 from uia_lab.access.windows import WINDOW_S, Window
+from uia_lab.dialects.relay import relayed_call
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from uia_lab.domain.events import Usage
 from uia_lab.domain.keys import Limits
-from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.requests import InferenceRequest, Wire
 
 
 class House:
@@ -24,9 +25,11 @@ class House:
 
     async def key(self, **limits):
         _, key = await self.keys.create("k", ["infer"], Limits(**limits))
+        self.principal = key.principal
         return key
 
-    def admit(self, model="m", principal="key:k", inputs="x" * 40, **parameters):
+    def admit(self, model="m", principal=None, inputs="x" * 40, **parameters):
+        principal = principal or self.principal
         return self.limiter.admit(
             InferenceRequest("generation", model, inputs, parameters=parameters, principal=principal)
         )
@@ -46,7 +49,7 @@ async def test_requests_a_minute_and_when_the_next_one_may_come(house):
         house.admit()
     wait = caught.value.retry_after
     assert 30 < wait <= 31
-    headers = house.limiter.headers("key:k")
+    headers = house.limiter.headers(house.principal)
     assert headers["x-ratelimit-limit-requests"] == "3"
     assert headers["x-ratelimit-remaining-requests"] == "0"
     assert headers["x-ratelimit-reset-requests"] == "51s"
@@ -61,13 +64,13 @@ async def test_requests_a_minute_and_when_the_next_one_may_come(house):
 async def test_tokens_are_reserved_then_charged_as_they_were(house):
     key = await house.key(tokens_per_minute=100)
     first = house.admit(max_tokens=60)
-    assert house.limiter.headers("key:k")["x-ratelimit-remaining-tokens"] == "30"
+    assert house.limiter.headers(house.principal)["x-ratelimit-remaining-tokens"] == "30"
     with pytest.raises(RateLimited) as caught:
         house.admit(max_tokens=30)
     assert caught.value.retry_after == 61
     first.finish(Usage(12, 8))
     first.finish(Usage(1000, 1000))
-    assert house.limiter.headers("key:k")["x-ratelimit-remaining-tokens"] == "80"
+    assert house.limiter.headers(house.principal)["x-ratelimit-remaining-tokens"] == "80"
     house.admit(max_tokens=30).finish(Usage(10, 30))
     assert house.keys.get(key.id).tokens_used == 60
     with pytest.raises(RateLimited, match="Lower max_tokens") as caught:
@@ -83,12 +86,69 @@ async def test_a_budget_is_for_life_and_those_under_way_count(house):
     running.finish(Usage(10, 85))
     house.clock.now += 10_000
     with pytest.raises(QuotaExceeded):
-        house.admit(inputs="x" * 24)
-    house.admit(inputs="x").finish(Usage(1, 9))
+        house.admit(inputs="x" * 24, max_tokens=1)
+    house.admit(inputs="x", max_tokens=1).finish(Usage(1, 9))
     assert house.keys.get(key.id).tokens_used == 105
     with pytest.raises(QuotaExceeded) as caught:
         house.admit(inputs="")
     assert (caught.value.code, caught.value.retry_after) == ("insufficient_quota", None)
+
+
+async def test_an_answer_of_unknown_length_is_reserved_as_a_usual_one(house):
+    await house.key(tokens_per_minute=1000, token_budget=1000)
+    admitted = [house.admit() for _ in range(3)]
+    with pytest.raises((RateLimited, QuotaExceeded)):
+        house.admit()
+    for admission in admitted:
+        admission.finish(Usage(10, 20))
+    house.admit().finish(Usage())
+    small = House()
+    await small.key(tokens_per_minute=50)
+    small.admit().finish(Usage(10, 5))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "tokens"),
+    [
+        ({"max_tokens": 5, "n": 3}, 25),
+        ({"max_completion_tokens": 1, "max_tokens": 90}, 100),
+        ({"max_new_tokens": 40, "best_of": 2}, 90),
+        ({"max_tokens": True, "max_completion_tokens": "x", "max_length": 7}, 17),
+    ],
+)
+async def test_the_longest_that_any_name_asks_for_is_reserved(house, parameters, tokens):
+    await house.key(tokens_per_minute=1000)
+    house.admit(**parameters)
+    assert house.limiter.headers(house.principal)["x-ratelimit-remaining-tokens"] == str(1000 - tokens)
+
+
+async def test_what_is_not_limited_is_not_counted_for_ever(house):
+    await house.key(models=("m",))
+    for _ in range(100):
+        house.admit().finish(Usage(1, 1))
+        house.clock.now += 2
+    assert not any(used.requests._slots or used.tokens._slots for used in house.limiter._used.values())
+
+
+def test_a_picture_is_no_million_of_characters():
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "x" * 1_000_000}}
+    said = [{"role": "user", "content": [{"type": "text", "text": "y" * 400}, picture]}]
+    assert 1100 < InferenceRequest("chat", "m", messages=said).prompt_estimate < 1200
+    assert InferenceRequest("embedding", "m", inputs=[[1] * 50, "x" * 200]).prompt_estimate == 100
+
+
+async def test_bytes_as_they_came_are_restricted_where_models_are(house):
+    await house.key(models=("m",))
+    wire = Wire("openai-chat", b'{"model": "m", "models": ["other"], "messages": [], "service_tier": "x"}')
+    request = InferenceRequest("chat", "m", messages=[], wire=wire, principal=house.principal)
+    admitted = house.limiter.admit(request).request
+    assert set(relayed_call("chat/completions", admitted).body) == {"model", "messages"}
+    assert set(relayed_call("chat/completions", request).body) == {
+        "model",
+        "models",
+        "messages",
+        "service_tier",
+    }
 
 
 async def test_requests_at_once_of_a_key_and_of_all(house):
@@ -113,8 +173,8 @@ async def test_models_and_types_that_a_key_permits(house):
     assert house.admit(None).request.model == "small"
     with pytest.raises(NotAllowed, match="small"):
         house.admit("other")
-    assert house.limiter.permits("key:k", "gpt-x")
-    assert not house.limiter.permits("key:k", "other")
+    assert house.limiter.permits(house.principal, "gpt-x")
+    assert not house.limiter.permits(house.principal, "other")
     assert house.limiter.permits("alice", "other")
     closed = House(default=None)
     await closed.key(models=("a",))
@@ -128,7 +188,7 @@ async def test_a_key_revoked_on_the_way_in_and_one_made_anew(house):
     await house.keys.revoke(key.id)
     with pytest.raises(Unauthenticated):
         house.admit()
-    assert house.limiter.headers("key:k") == {}
+    assert house.limiter.headers(house.principal) == {}
     running.finish(Usage(1, 1))
     await house.key(requests_per_minute=1)
     house.admit().finish(Usage())

@@ -71,6 +71,17 @@ def test_what_cannot_be_read_is_said_without_it(ring, tmp_path, caplog):
     assert VALUE not in caplog.text
 
 
+def test_of_a_servers_environment_only_keys_of_apis_are_read(ring):
+    environ = dict.fromkeys(
+        ("MY_API_KEY", "HF_TOKEN", "TEAM_KEY", "JUPYTERHUB_API_TOKEN", "JUPYTER_API_KEY", "UIA_LAB_API_KEY",
+         "AWS_SECRET_ACCESS_KEY", "PATH"),
+        VALUE,
+    )  # fmt: skip
+    secrets = Secrets(environ=environ, variables=["HF_TOKEN", "TEAM_KEY"])
+    read = {name for name in environ if secrets.find(name) is not None}
+    assert read == {"MY_API_KEY", "HF_TOKEN", "TEAM_KEY"}
+
+
 def test_a_secret_has_no_other_form_than_its_own():
     secret = Secret(VALUE)
     assert secret.reveal() == VALUE

@@ -25,8 +25,10 @@ async def added(house, api, key="admin", **fields):
 
 
 async def test_a_backend_is_added_serves_and_is_removed(house, api, monkeypatch):
-    monkeypatch.setenv("FAR_KEY", SECRET)
-    status, backend = await added(house, api, name="Far", api_key_env="FAR_KEY", weight=2, max_concurrency=3)
+    monkeypatch.setenv("FAR_API_KEY", SECRET)
+    status, backend = await added(
+        house, api, name="Far", api_key_env="FAR_API_KEY", weight=2, max_concurrency=3
+    )
     assert status == 201, backend
     assert (backend["status"], backend["models"], backend["name"]) == ("healthy", ["far-model"], "Far")
     assert (backend["weight"], backend["max_concurrency"]) == (2.0, 3)
@@ -137,10 +139,10 @@ async def test_what_cannot_be_kept_is_not_registered(house, api, monkeypatch):
 
 
 async def test_another_uia_lab_over_its_socket_is_added_kept_and_restored(house, monkeypatch):
-    monkeypatch.setenv("THERE_KEY", KEY)
+    monkeypatch.setenv("THERE_API_KEY", KEY)
     async with uia_servers() as make_server:
         there = await make_server()
-        body = {"type": "websocket", "endpoint": there.url, "api_key_env": "THERE_KEY", "id": "there"}
+        body = {"type": "websocket", "endpoint": there.url, "api_key_env": "THERE_API_KEY", "id": "there"}
         async with house.call("POST", "backends", json=body | {"models": ["far"]}) as response:
             assert response.status == 201, await response.text()
         async with house.call("DELETE", "backends/there") as response:

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https", "ws", "wss")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Metadata services outside the link-local ranges: AWS over IPv6, Alibaba, Azure's host agent.
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+# Metadata services outside the link-local ranges: AWS and Google (IPv6), Alibaba, Azure, Oracle.
+_METADATA = tuple(
+    map(
+        ipaddress.ip_network,
+        ("fd00:ec2::/32", "fd20:ce::/32", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"),
+    )
+)
+# Leads to IPv4 by rules of the network it is used in, which nobody knows here.
+_UNKNOWN = ipaddress.IPv6Network("64:ff9b:1::/48")
 _TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 
@@ -59,6 +66,9 @@ class EndpointPolicy:
                 param="endpoint",
             )
         self.check_host(host)
+        if not host.isascii() or "%" in host:
+            # What resolvers and clients make of other digits, dots and zones, each decides for itself.
+            raise BadRequest("endpoint: write the host in its ASCII form, without a zone", param="endpoint")
         return urlunsplit((parts.scheme, parts.netloc.lower(), parts.path.rstrip("/"), "", ""))
 
     def check_host(self, host: str) -> None:
@@ -104,8 +114,15 @@ class EndpointPolicy:
 def is_forbidden(address: _Address) -> bool:
     """Whether an address is link-local, a metadata service's, or no single host's."""
     if isinstance(address, ipaddress.IPv6Address):
+        if address.is_site_local or address in _UNKNOWN:
+            return True
         address = _embedded(address) or address
-    return address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
+    return (
+        address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or any(address in network for network in _METADATA)
+    )
 
 
 def is_loopback(endpoint: str) -> bool:
@@ -117,7 +134,7 @@ def is_loopback(endpoint: str) -> bool:
 
 def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 one leads to: mapped, compatible, 6to4 or translated (NAT64)."""
-    found = address.ipv4_mapped or address.sixtofour
+    found = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
     if found is None and any(address in network for network in _TRANSLATED) and int(address) > 1:
         found = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return found

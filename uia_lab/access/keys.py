@@ -14,8 +14,8 @@ from typing import Protocol
 import msgspec
 
 from uia_lab.access.principals import Principal, known_scopes
-from uia_lab.domain.errors import BadRequest, InferenceError, StoreError
-from uia_lab.domain.keys import Key, Limits
+from uia_lab.domain.errors import BadRequest, StoreError
+from uia_lab.domain.keys import KEY_ID, Key, Limits
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class KeyRing:
             The key, which can be seen this once, and what is known of it.
 
         Raises:
-            BadRequest: A bad or taken name, an unknown scope, an end in the past.
+            BadRequest: A bad or taken name, an unknown scope, an empty list, an end in the past.
             StoreError: It could not be kept.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -155,9 +155,12 @@ class KeyRing:
         now = self._clock()
         if expires_at is not None and expires_at <= now:
             raise BadRequest("expires_at is in the past", param="expires_at")
+        for field in ("models", "backend_types"):
+            if getattr(limits, field, None) == ():
+                raise BadRequest(f"{field} must name at least one, or be absent", param=field)
         secret = new_key()
         key = Key(
-            id=f"key-{uuid.uuid4().hex[:12]}",
+            id=KEY_ID + uuid.uuid4().hex[:12],
             name=name,
             digest=digest(secret),
             scopes=known_scopes(scopes),
@@ -201,12 +204,18 @@ class KeyRing:
                 self._tell(key.principal)
         async with self._turn:
             table = self._open_table()
-            await self._flush(table)
-            found = {key.id: key for key in await table.load()}
-            for key_id in self._kept.keys() - found.keys():
-                self._drop(key_id)
-            for key in found.values():
-                self._put(key)
+            try:
+                await self._flush(table)
+            finally:
+                # A disk that is full must not keep a key alive that was revoked elsewhere.
+                await self._load(table)
+
+    async def _load(self, table: KeyTable) -> None:
+        found = {key.id: key for key in await table.load()}
+        for key_id in self._kept.keys() - found.keys():
+            self._drop(key_id)
+        for key in found.values():
+            self._put(key)
 
     async def _flush(self, table: KeyTable) -> None:
         used, tokens = self._used_at, self._tokens
@@ -219,7 +228,7 @@ class KeyRing:
             self._add(key_id, tokens.get(key_id, 0))
         try:
             await table.charge({key_id: (used.get(key_id, 0.0), tokens.get(key_id, 0)) for key_id in ids})
-        except InferenceError:
+        except Exception:
             for key_id in ids:
                 self._add(key_id, -tokens.get(key_id, 0))
                 self.charge(key_id, tokens.get(key_id, 0))

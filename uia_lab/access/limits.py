@@ -7,14 +7,17 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from uia_lab.access.keys import KeyRing
-from uia_lab.access.windows import Slot, Window
+from uia_lab.access.windows import Window
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from uia_lab.domain.events import Usage
-from uia_lab.domain.keys import KEY_PRINCIPAL, Key
+from uia_lab.domain.keys import KEY_PRINCIPAL, Key, Limits
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.tasks import TEXT_GENERATION
 
 RETRY_S = 1.0
+USUAL_ANSWER = 256
+LENGTHS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "max_output_tokens", "max_length")
 
 
 class _Used:
@@ -129,7 +132,7 @@ class Limiter:
                 retry_after=RETRY_S,
             )
         counted = limits.tokens_per_minute is not None or limits.token_budget is not None
-        tokens = _estimate(request) if counted else 0
+        tokens = _estimate(request, limits) if counted else 0
         if limits.token_budget is not None:
             left = limits.token_budget - key.tokens_used - used.reserved
             if left < max(1, tokens):
@@ -143,7 +146,9 @@ class Limiter:
         ):
             if window.limit:
                 self._check(key, window, amount, what, now)
-        slots = [used.requests.take(1, now), used.tokens.take(tokens, now)]
+        if used.requests.limit:
+            used.requests.take(1, now)
+        slot = used.tokens.take(tokens, now) if used.tokens.limit else None
         used.running += 1
         used.reserved += tokens
 
@@ -151,7 +156,9 @@ class Limiter:
             self._leave(usage)
             used.running -= 1
             used.reserved -= tokens
-            self._settle(used, slots[1], tokens, usage.total_tokens)
+            if slot is not None:
+                used.tokens.give_back(slot, tokens)
+                used.tokens.take(usage.total_tokens, self._clock())
             self._keys.charge(key.id, usage.total_tokens)
 
         return Admission(request, end)
@@ -168,10 +175,6 @@ class Limiter:
                 f"the key {key.name!r} may have {window.limit:g} {what} a minute; again in {wait:.0f} s",
                 retry_after=wait,
             )
-
-    def _settle(self, used: _Used, slot: Slot, reserved: float, actual: float) -> None:
-        used.tokens.give_back(slot, reserved)
-        used.tokens.take(actual, self._clock())
 
     def _leave(self, usage: Usage) -> None:
         del usage
@@ -206,8 +209,9 @@ class Limiter:
                     f"{', '.join(limits.models) or 'none'}",
                     param="model",
                 )
-            if model != request.model:
-                request = replace(request, model=model)
+            # The bytes as they came may name other models, in fields that only the upstream knows.
+            wire = request.wire and replace(request.wire, restricted=True)
+            request = replace(request, model=model, wire=wire)
         if limits.backend_types is not None:
             permitted = frozenset(BackendType(item) for item in limits.backend_types)
             request = replace(request, permitted_types=permitted)
@@ -227,10 +231,21 @@ def _named(key: Key, model: str) -> bool:
     return models is None or any(model == item or fnmatchcase(model, item) for item in models)
 
 
-def _estimate(request: InferenceRequest) -> int:
-    """Tokens a request may take: its prompt, and the most it lets be generated."""
+def _estimate(request: InferenceRequest, limits: Limits) -> int:
+    """Tokens a request may take: its prompt, and the most it lets be generated, or a usual answer."""
+    prompt = request.prompt_estimate
+    if request.task != TEXT_GENERATION:
+        return prompt
     parameters: Mapping[str, object] = request.parameters
-    most = parameters.get("max_completion_tokens") or parameters.get("max_tokens") or 0
-    choices = parameters.get("n") or 1
-    answer = most * choices if isinstance(most, int) and isinstance(choices, int) else 0
-    return request.prompt_estimate + answer
+    choices = max(_whole(parameters.get("n")), _whole(parameters.get("best_of")), 1)
+    # Which of them an upstream follows is its own affair.
+    most = max(_whole(parameters.get(name)) for name in LENGTHS)
+    if most:
+        return prompt + most * choices
+    # Nobody said how long; a small limit must not refuse for ever what may well be short.
+    room = min(limits.tokens_per_minute or USUAL_ANSWER, limits.token_budget or USUAL_ANSWER) - prompt
+    return prompt + max(1, min(USUAL_ANSWER * choices, room))
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

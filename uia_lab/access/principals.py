@@ -10,6 +10,8 @@ INFER = "infer"
 READ = "read"
 ADMIN = "admin"
 UNLIMITED = Limits()
+# Who stands behind keys of a process itself, and behind nobody in particular.
+OUR_PRINCIPALS = frozenset({"kernel", "local", "serve"})
 SCOPES = frozenset({INFER, READ, ADMIN})
 
 

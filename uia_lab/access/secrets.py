@@ -2,13 +2,16 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 
 KEYRING_SERVICE = "uia_lab"
+_SUFFIX = "_API_KEY"
+# Keys of the server itself, whatever they end in.
+_OTHERS = ("JUPYTER", "JPY_", "UIA_")
 
 
 class Secret:
@@ -41,12 +44,18 @@ class Secrets:
     Args:
         files: Files by name of the secret each one holds.
         environ: The environment; that of the process when absent.
+        variables: Variables that are read of it, beside those that end in ``_API_KEY``; None reads any. Who
+            may name a key may send it to a host of their own, and a server's environment holds other things.
     """
 
     def __init__(
-        self, files: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
+        self,
+        files: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] | None = None,
+        variables: Collection[str] | None = None,
     ) -> None:
         self._files = dict(files or {})
+        self._variables = None if variables is None else frozenset(variables)
         self._looked_at: set[str] = set()
         self._environ = os.environ if environ is None else environ
 
@@ -62,15 +71,22 @@ class Secrets:
             first = name not in self._looked_at
             self._looked_at.add(name)
             return _from_file(name, Path(self._files[name]).expanduser(), log.warning if first else log.debug)
-        value = self._environ.get(name, "").strip()
+        value = self._environ.get(name, "").strip() if self._is_read(name) else ""
         return Secret(value) if value else None
+
+    def _is_read(self, name: str) -> bool:
+        if self._variables is None or name in self._variables:
+            return True
+        return name.endswith(_SUFFIX) and not name.startswith(_OTHERS)
 
 
 def not_set(name: str) -> str:
     """What to tell somebody whose secret was not found."""
     return (
         f"the key {name} is not set: put it into the environment, into a file that "
-        f"InferenceServiceConfig.api_key_files names, or into the keyring (service {KEYRING_SERVICE})"
+        f"InferenceServiceConfig.api_key_files names, or into the keyring (service {KEYRING_SERVICE}). Of "
+        f"the environment only the providers' own variables, those that end in {_SUFFIX} and those in "
+        "InferenceServiceConfig.api_key_variables are read"
     )
 
 

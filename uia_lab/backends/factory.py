@@ -14,6 +14,7 @@ from uia_lab.backends.http import HttpBackend
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
 from uia_lab.backends.recognise import Recognised, recognise
 from uia_lab.backends.websocket import WebSocketBackend
+from uia_lab.config import InferenceServiceConfig
 from uia_lab.dialects.registry import UPSTREAM_DIALECTS, upstream_dialect
 from uia_lab.domain.backends import Backend, BackendType, member
 from uia_lab.domain.descriptions import BackendDescription
@@ -28,6 +29,12 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key"}
 )
 _SECRET_QUERY = frozenset({"access_token", "api-key", "api_key", "apikey", "key", "token"})
+
+
+def secrets_of(config: InferenceServiceConfig) -> Secrets:
+    """Where a service with these settings finds the keys of its backends."""
+    variables = {name for provider in PROVIDERS.values() for name in provider.keys}
+    return Secrets(config.api_key_files, variables=variables | set(config.api_key_variables))
 
 
 class BackendFactory:

@@ -12,6 +12,7 @@ from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object
 from uia_lab.dialects.object_reader import ObjectReader, count
 from uia_lab.dialects.openai_call import Call
+from uia_lab.dialects.relay import passed_on
 from uia_lab.dialects.upstream import Outgoing
 from uia_lab.domain.errors import BackendFailed, BadRequest, Unsupported
 from uia_lab.domain.events import Event, Finished, Result, Usage
@@ -87,8 +88,8 @@ class OpenAIImages:
         Raises:
             BadRequest: The inputs are no prompt.
         """
-        if request.wire is not None and request.wire.dialect == NAME:
-            body: dict[str, Any] = msgspec.json.decode(request.wire.body)
+        if (wire := passed_on(request, NAME)) is not None:
+            body: dict[str, Any] = msgspec.json.decode(wire.body)
             body.pop("uia", None)
         elif isinstance(request.inputs, str):
             body = {"prompt": request.inputs, **request.parameters}

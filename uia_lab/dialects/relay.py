@@ -11,9 +11,19 @@ from uia_lab.dialects.stream_relay import StreamRelay
 from uia_lab.dialects.upstream import Outgoing, Reader
 from uia_lab.dialects.upstream_reader import BodyReader
 from uia_lab.domain.events import Chunk, Event, Finished, Relayed
-from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.requests import InferenceRequest, Wire
 
 CHAT, COMPLETIONS = "openai-chat", "openai-completions"
+# What the doors of both forms know, and none of what an upstream may know besides: other models, other tiers.
+LOOKED_AT = frozenset(
+    {
+        "best_of", "echo", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs",
+        "max_completion_tokens", "max_tokens", "messages", "min_p", "n", "parallel_tool_calls",
+        "presence_penalty", "prompt", "reasoning_effort", "repetition_penalty", "response_format", "seed",
+        "stop", "stream", "stream_options", "suffix", "temperature", "tool_choice", "tools", "top_k",
+        "top_logprobs", "top_p", "user",
+    }
+)  # fmt: skip
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OPTIONS = "stream_options"
 _USAGE = "include_usage"
@@ -31,6 +41,12 @@ def relays(request: InferenceRequest, wire: str) -> bool:
     return request.wire is not None and request.wire.dialect == wire and request.resumed is None
 
 
+def passed_on(request: InferenceRequest, dialect: str) -> Wire | None:
+    """A request as it came, if that was in a dialect and it may go on with all that is in it."""
+    wire = request.wire
+    return wire if wire is not None and wire.dialect == dialect and not wire.restricted else None
+
+
 def relayed_call(path: str, request: InferenceRequest) -> Outgoing:
     """The caller's own body for the upstream, each value as it was written, but for three fields.
 
@@ -43,6 +59,8 @@ def relayed_call(path: str, request: InferenceRequest) -> Outgoing:
     assert request.wire is not None
     body = _FIELDS.decode(request.wire.body)
     body.pop("uia", None)
+    if request.wire.restricted:
+        body = {name: value for name, value in body.items() if name in LOOKED_AT}
     options = body.pop(_OPTIONS, _NULL)
     # Written here, where a name that has no UTF-8 is escaped.
     body["model"] = msgspec.Raw(encode(request.model))

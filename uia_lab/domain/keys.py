@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 KEY_PRINCIPAL = "key:"
+KEY_ID = "key-"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +55,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def principal(self) -> str:
-        """Who its requests belong to; no user of Jupyter's has such a name."""
-        return KEY_PRINCIPAL + self.name
+        """Who its requests belong to; no user of Jupyter's and no later key of that name is called so."""
+        return f"{KEY_PRINCIPAL}{self.name}:{self.id.removeprefix(KEY_ID)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON-ready form that lists show; nothing in it opens a door."""

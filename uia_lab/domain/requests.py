@@ -12,6 +12,8 @@ from uia_lab.domain.tasks import canonical_task
 
 Message = Mapping[str, Any]
 CHARACTERS_A_TOKEN = 4
+# About what a picture costs at the providers that tell.
+FILE_TOKENS = 1000
 
 
 _numbers = random.Random()  # noqa: S311 - seeded by the system; an id opens nothing
@@ -81,11 +83,13 @@ class Wire:
         dialect: The dialect's name.
         body: The raw body.
         headers: Those that change what the body means.
+        restricted: Whether only fields that a door has looked at may go on.
     """
 
     dialect: str
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    restricted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +155,27 @@ class InferenceRequest:
 
     @property
     def prompt_estimate(self) -> int:
-        """Tokens of the prompt where nobody has counted them: four characters each."""
-        said = self.inputs if self.messages is None else self.messages
-        return math.ceil(len(str(said)) / CHARACTERS_A_TOKEN)
+        """Tokens of the prompt where nobody has counted them: four characters each, a file as FILE_TOKENS."""
+        return math.ceil(
+            _characters(self.inputs if self.messages is None else self.messages) / CHARACTERS_A_TOKEN
+        )
+
+
+def _characters(said: Any) -> int:
+    """How long a prompt is, in characters of text; a token id counts as one token."""
+    match said:
+        case str() if said.startswith("data:"):
+            return FILE_TOKENS * CHARACTERS_A_TOKEN
+        case str():
+            return len(said)
+        case bytes():
+            return FILE_TOKENS * CHARACTERS_A_TOKEN
+        case Mapping():
+            return sum(map(_characters, said.values()))
+        case list() | tuple():
+            return sum(map(_characters, said))
+        case _:
+            return CHARACTERS_A_TOKEN
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,4 @@ def _limits(fields: Fields) -> Limits:
         given["backend_types"] = tuple(member(BackendType, item, "backend_types").value for item in types)
     if models is not None:
         given["models"] = tuple(models)
-    for name in ("models", "backend_types"):
-        if given.get(name) == ():
-            raise BadRequest(f"{name} must name at least one, or be absent", param=name)
     return Limits(**given)

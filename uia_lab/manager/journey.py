@@ -78,6 +78,9 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     finally:
         del host.running[request.id]
         host.totals.end(ending)
+        run.left = run.backend_id is not None and (
+            ending == "cancelled" or isinstance(error, DeadlineExceeded)
+        )
         if admission is not None:
             admission.finish(run.charged)
         _remember(host, run, ending, error)

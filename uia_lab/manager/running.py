@@ -1,6 +1,7 @@
 """A request under way: what others may see of it, how it can be ended, and what is remembered of it."""
 
 import hashlib
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import msgspec
 from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Relayed, Text, Usage
 from uia_lab.domain.records import RequestRecord
-from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.requests import CHARACTERS_A_TOKEN, InferenceRequest
 from uia_lab.manager.watch import Alarm, Watch
 from uia_lab.routing.figures import Ending
 from uia_lab.routing.turns import Attempt
@@ -40,6 +41,7 @@ class Running:
         usage: Token counts, once they are known.
         attempts: Attempts that have ended.
         cancelled: Whether somebody ended it.
+        left: Whether its caller left, or its time was over, while a backend worked on it.
     """
 
     request: InferenceRequest
@@ -55,6 +57,7 @@ class Running:
     usage: Usage | None = None
     attempts: list[Attempted] = field(default_factory=list)
     cancelled: bool = False
+    left: bool = False
     _plain: bool = True
     _text: list[str] = field(default_factory=list)
     _characters: int = 0
@@ -76,10 +79,12 @@ class Running:
 
     @property
     def charged(self) -> Usage:
-        """What the request has cost so far; nothing before the first content, for nobody told of more."""
+        """What the request has cost so far; of one that failed before its first content nobody knows."""
         if self.usage is not None:
             return self.usage
-        return self.estimate(self.chunks) if self.chunks else Usage()
+        if not self.chunks and not self.left:
+            return Usage()
+        return self.estimate(max(self.chunks, math.ceil(self._characters / CHARACTERS_A_TOKEN)))
 
     def take(self, attempt: Attempt) -> None:
         """Notes who serves it now, and why."""

@@ -1,6 +1,7 @@
 """The scoped keys: their hashes, limits and uses, shared by every server on the file."""
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,8 @@ from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.keys import Key, Limits
 from uia_lab.store.database import Database
 from uia_lab.store.schema import transaction
+
+log = logging.getLogger(__name__)
 
 _COLUMNS = "id, name, digest, scopes, created_at, limits, expires_at, last_used_at, tokens_used"
 
@@ -30,7 +33,14 @@ class KeyStore:
 
         def step(connection: sqlite3.Connection) -> list[Key]:
             rows = connection.execute(f"SELECT {_COLUMNS} FROM keys ORDER BY created_at")  # noqa: S608
-            return [_key(row) for row in rows]
+            found = []
+            for row in rows:
+                try:
+                    found.append(_key(row))
+                except (msgspec.MsgspecError, AttributeError, TypeError, ValueError) as error:
+                    # One that is of no use must not keep the others, and the whole store, from coming back.
+                    log.warning("the key %r is kept but cannot be read: %s", row[0], error)
+            return found
 
         return await asyncio.wrap_future(self._database.read(step))
 

@@ -8,6 +8,7 @@ import msgspec
 from uia_lab.dialects.anthropic import NAME, VERSION
 from uia_lab.dialects.anthropic.blocks import turns
 from uia_lab.dialects.anthropic.reader import MessageReader
+from uia_lab.dialects.relay import passed_on
 from uia_lab.dialects.upstream import Outgoing, Reader
 from uia_lab.dialects.upstream_errors import upstream_error
 from uia_lab.domain.errors import BadRequest, InferenceError, Unsupported
@@ -54,9 +55,9 @@ class AnthropicMessages:
             Unsupported: The dialect has no form for something that was asked; the parameter is named.
         """
         headers = {"anthropic-version": VERSION}
-        if request.wire is not None and request.wire.dialect == NAME:
-            body = _as_it_came(request.wire.body)
-            headers |= request.wire.headers
+        if (wire := passed_on(request, NAME)) is not None:
+            body = _as_it_came(wire.body)
+            headers |= wire.headers
         else:
             body = _translated(request)
         # Always as a stream, so that silence and a caller who left are noticed at once.

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from uia_lab.dialects.relay import passed_on
 from uia_lab.dialects.responses import NAME
 from uia_lab.dialects.responses.items import items
 from uia_lab.dialects.responses.reader import ResponseReader
@@ -51,8 +52,8 @@ class OpenAIResponses:
         Raises:
             Unsupported: The dialect has no form for something that was asked; the parameter is named.
         """
-        if request.wire is not None and request.wire.dialect == NAME:
-            body = _as_it_came(request.wire.body)
+        if (wire := passed_on(request, NAME)) is not None:
+            body = _as_it_came(wire.body)
         else:
             body = _translated(request)
         # Always as a stream, so that silence and a caller who left are noticed at once.
