@@ -194,7 +194,8 @@ def executed(url):
     )
     environment = {"UIA_LAB_URL": url, "UIA_LAB_TOKEN": TOKEN_OF_SERVE}
     client = nbclient.NotebookClient(notebook, timeout=60, allow_errors=True)
-    client.execute(env=os.environ | environment)
+    # Its own way to run without a loop leaves one unclosed in this thread.
+    asyncio.run(client.async_execute(env=os.environ | environment))
     text = nbformat.writes(notebook)
     for exporter in (nbconvert.HTMLExporter, nbconvert.MarkdownExporter):
         text += exporter().from_notebook_node(notebook)[0]

@@ -59,7 +59,7 @@ async def test_a_cancelled_one_is_accounted_for(manager, scripted, records):
         await task
     (record,) = records
     assert (record.outcome, record.error) == ("cancelled", "cancelled")
-    assert (record.output_tokens, record.estimated) == (2, True)
+    assert (record.output_tokens, record.estimated) == (3, True)
     assert record.input_tokens == 5
 
 
