@@ -332,6 +332,7 @@ class LocalBackend:
                 self.entry.name,
                 self.concurrency,
                 self.entry.context_length,
+                self.entry.task,
             )
             self.load_seconds = await worker.load(order, self.load_timeout_s)
         except BaseException:
