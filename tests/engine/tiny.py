@@ -97,3 +97,71 @@ def set_config(folder: Path, **changes):
     """Changes fields of a saved ``config.json``."""
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def t5(folder: Path, *, seed=0):
+    """An encoder and decoder of two layers; returns model and tokenizer."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = byte_tokenizer(folder)
+    torch.manual_seed(seed)
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            task_specific_params={
+                "summarization": {"prefix": "summarize: "},
+                "translation_en_to_de": {"prefix": "translate English to German: "},
+            },
+        )
+    ).eval()  # fmt: skip
+    model.save_pretrained(folder)
+    return model, tokenizer
+
+
+def vit(folder: Path, *, seed=0):
+    """A vision transformer for pictures of 16 x 16."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    model = ViTForImageClassification(
+        ViTConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+            image_size=16, patch_size=8, id2label={0: "cat", 1: "dog", 2: "bird"},
+            label2id={"cat": 0, "dog": 1, "bird": 2}, initializer_range=0.2,
+        )
+    ).eval()  # fmt: skip
+    model.save_pretrained(folder)
+    settings = {
+        "image_processor_type": "ViTImageProcessor", "do_normalize": True, "do_rescale": True,
+        "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 16, "width": 16},
+    }  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return model, None
+
+
+def wav2vec2(folder: Path, *, seed=0):
+    """A speech recogniser that writes letters."""
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
+
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *string.ascii_uppercase]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    tokenizer.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=False).save_pretrained(folder)
+    torch.manual_seed(seed)
+    model = Wav2Vec2ForCTC(
+        Wav2Vec2Config(
+            vocab_size=len(letters), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, conv_dim=(16, 16), conv_kernel=(10, 8), conv_stride=(5, 64),
+            num_feat_extract_layers=2, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+            initializer_range=0.2, pad_token_id=0,
+        )
+    ).eval()  # fmt: skip
+    model.save_pretrained(folder)
+    return model, tokenizer
