@@ -12,14 +12,14 @@ from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.factory import BackendFactory
-from uia_lab.backends.local import LocalBackend
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
-from uia_lab.inference_backend_manager import BackendManager, BackendType, get_backend_manager
+from uia_lab.inference_backend_manager import BackendManager, get_backend_manager
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
+from uia_lab.local_models import LocalModels
 from uia_lab.store.request_log import RequestLog
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
@@ -57,6 +57,7 @@ class UnifiedInferenceService:
         limits: What those who came in may take.
         backends: Those that people register by their address.
         kept: What outlives it.
+        models: The models of this machine.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class UnifiedInferenceService:
             ),
         )
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
+        self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -163,6 +165,7 @@ class UnifiedInferenceService:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
         await self._within(self._manager.aclose(), "the manager")
+        await self._within(self.models.close(), "the local models")
         await self._within(self.backends.close(), "the connections to backends")
         # The last one: those that the manager has just cancelled are to be in the log.
         await self._within(self.kept.close(), "the store")
@@ -189,26 +192,11 @@ class UnifiedInferenceService:
         return self._manager.router.eligibility.default_models.get(task)
 
     async def _look_at_hardware(self) -> str:
+        # Without the accelerators: asking torch takes seconds, and is done when somebody needs to know.
         return str(await asyncio.to_thread(detect))
 
     async def _offer_local_models(self) -> str:
-        catalogue = Catalogue(model_cache_dir())
-        wanted = [self.config.default_model, self.config.default_embedding_model]
-        if self.config.hf_auto_discover_skills:
-            wanted += catalogue.names()
-        offered = []
-        for entry in {catalogue.entry(name).name: catalogue.entry(name) for name in wanted}.values():
-            backend = LocalBackend(entry, catalogue, keep_alive_s=self.config.model_keep_alive)
-            self._manager.register_backend(
-                f"local-{entry.name.lower()}",
-                BackendType.GPU,
-                entry.name,
-                backend,
-                backend.capabilities,
-                max_concurrency=backend.concurrency,
-            )
-            offered.append(entry.name)
-        return ", ".join(offered)
+        return ", ".join(self.models.offer())
 
     async def _listen(self) -> str:
         config = self.config

@@ -262,8 +262,8 @@ async def test_a_batch_that_dies_fails_its_requests_and_comes_back(tmp_path):
     """The engine in this process, so that its model can be made to raise."""
     import threading
 
-    from uia_lab.engine.generation import GenerationEngine
     from uia_lab.engine.frames import Submit
+    from uia_lab.engine.generation import GenerationEngine
 
     tiny.llama(tmp_path)
     frames, ended = {}, threading.Semaphore(0)
@@ -280,7 +280,9 @@ async def test_a_batch_that_dies_fails_its_requests_and_comes_back(tmp_path):
         raise ZeroDivisionError("the wheel came off")
 
     def submit(rid):
-        engine.submit(Submit(rid, "text-generation", "tiny", "the cat", None, {"temperature": 0, "max_tokens": 5}))
+        engine.submit(
+            Submit(rid, "text-generation", "tiny", "the cat", None, {"temperature": 0, "max_tokens": 5})
+        )
 
     async def wait():
         assert await asyncio.to_thread(ended.acquire, timeout=30)

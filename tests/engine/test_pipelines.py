@@ -36,7 +36,9 @@ def test_text_classification(asked, classifier):
         assert best["label"] == parts[0].config.id2label[int(scores.argmax())]
         assert best["score"] == pytest.approx(float(scores.max()), abs=1e-5)
     both = asked.result(engine, "text-classification", TEXTS[0], top_k=2)
-    assert [item["label"] for item in both] == sorted(("NEGATIVE", "POSITIVE"), key=lambda n: n != both[0]["label"])
+    assert [item["label"] for item in both] == sorted(
+        ("NEGATIVE", "POSITIVE"), key=lambda n: n != both[0]["label"]
+    )
     assert sum(item["score"] for item in both) == pytest.approx(1)
 
 
@@ -125,7 +127,9 @@ def test_zero_shot_classification(asked, pipeline):
     with pytest.raises(BadRequest, match="candidate_labels is missing"):
         asked.start(engine, "zero-shot-classification", "a cat")
     with pytest.raises(BadRequest):
-        asked.start(engine, "zero-shot-classification", "a", candidate_labels=["x"], hypothesis_template="{0.x}")
+        asked.start(
+            engine, "zero-shot-classification", "a", candidate_labels=["x"], hypothesis_template="{0.x}"
+        )
 
 
 def test_question_answering(asked, pipeline):
@@ -143,10 +147,14 @@ def test_question_answering(asked, pipeline):
         output = model(**batch)
     begin, end = output.start_logits[0][inside].softmax(0), output.end_logits[0][inside].softmax(0)
     best = max(
-        (float(begin[i] * end[j]), i, j) for i in range(len(inside)) for j in range(i, min(i + 4, len(inside)))
+        (float(begin[i] * end[j]), i, j)
+        for i in range(len(inside))
+        for j in range(i, min(i + 4, len(inside)))
     )
     assert found["score"] == pytest.approx(best[0], abs=1e-5)
-    several = asked.result(engine, "question-answering", [{"question": question, "context": context}] * 2, top_k=3)
+    several = asked.result(
+        engine, "question-answering", [{"question": question, "context": context}] * 2, top_k=3
+    )
     assert [len(answers) for answers in several] == [3, 3]
     with pytest.raises(BadRequest):
         asked.start(engine, "question-answering", {"question": "what?"})

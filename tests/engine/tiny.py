@@ -137,7 +137,8 @@ def vit(folder: Path, *, seed=0):
     model.save_pretrained(folder)
     settings = {
         "image_processor_type": "ViTImageProcessor", "do_normalize": True, "do_rescale": True,
-        "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 16, "width": 16},
+        "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3,
+        "size": {"height": 16, "width": 16},
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return model, None

@@ -4,7 +4,8 @@ from typing import Any
 
 from uia_lab.domain.errors import Unsupported
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.engine.catalogue import CatalogueEntry
+from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.engine.sources import ModelSource
 
 _REFUSED = frozenset(
     {
@@ -39,20 +40,26 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def refuse_unsupported(request: InferenceRequest, entry: CatalogueEntry) -> None:
+def refuse_unsupported(request: InferenceRequest, source: ModelSource) -> None:
     """Refuses what the model cannot do; unknown and harmless parameters (``user``) pass.
 
     Raises:
         Unsupported: ``param`` names what it cannot do.
     """
-    if request.task != entry.task:
-        raise Unsupported(f"{entry.name} is for {entry.task}, not for {request.task}", param="task")
+    if request.task != source.task:
+        raise Unsupported(f"{source.name} is for {source.task}, not for {request.task}", param="task")
     for name, value in request.parameters.items():
-        if name in _REFUSED and value and value not in _HARMLESS.get(name, ()):
-            raise Unsupported(f"{entry.name} on this machine cannot do {name!r}", param=name)
+        # Other tasks name what they know, and refuse the rest themselves.
+        if (
+            source.task == TEXT_GENERATION
+            and name in _REFUSED
+            and value
+            and value not in _HARMLESS.get(name, ())
+        ):
+            raise Unsupported(f"{source.name} on this machine cannot do {name!r}", param=name)
     for message in request.messages or ():
         content = message.get("content")
         for part in content if isinstance(content, list) else ():
             kind = part.get("type") if isinstance(part, dict) else None
             if kind != "text":
-                raise Unsupported(f"{entry.name} reads text only, not {kind!r} parts", param="messages")
+                raise Unsupported(f"{source.name} reads text only, not {kind!r} parts", param="messages")

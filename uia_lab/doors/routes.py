@@ -4,7 +4,10 @@ from uia_lab.doors.aliases import AliasDoor, AliasesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
+from uia_lab.doors.hardware import HardwareDoor
+from uia_lab.doors.infer import InferDoor
 from uia_lab.doors.keys import KeyDoor, KeysDoor
+from uia_lab.doors.local_models import LoadDoor, LocalModelsDoor, UnloadDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
@@ -21,6 +24,11 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/embeddings", EmbeddingsDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
+        (r"/infer", InferDoor),
+        (r"/models", LocalModelsDoor),
+        (r"/models/load", LoadDoor),
+        (r"/models/unload", UnloadDoor),
+        (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),

@@ -130,7 +130,7 @@ class GenerationEngine:
                 size=self._size,
                 eos=self._eos,
                 on_tokens=self._tokens,
-                on_failure=lambda key, why: self._ended(key, why),
+                on_failure=self._ended,
             )
         except Unsupported as error:
             self._why_serial = error.message

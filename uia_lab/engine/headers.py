@@ -11,6 +11,7 @@ from typing import IO, Any
 from uia_lab.domain.errors import BackendFailed
 
 MAX_HEADER = 100 << 20
+MAX_CONFIG = 4 << 20
 _MAX_ENTRIES = 1 << 20
 _MAX_TEXT = 64 << 20
 _WIDTHS = {
@@ -74,6 +75,24 @@ def safetensors_header(file: Path) -> dict[str, Any]:
     if missing > 0:
         raise BackendFailed(f"{file} is damaged: {missing:,} bytes are missing at its end")
     return header
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a folder.
+
+    Raises:
+        BackendFailed: It cannot be read.
+    """
+    file = folder / "config.json"
+    try:
+        if file.stat().st_size > MAX_CONFIG:
+            raise BackendFailed(f"{file} is larger than {MAX_CONFIG >> 20} MiB")
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BackendFailed(f"{file} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise BackendFailed(f"{file} is no JSON object")
+    return config
 
 
 def gguf_header(file: Path) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ from uia_lab.domain.errors import BadRequest, Unsupported
 from uia_lab.engine.frames import Submit
 from uia_lab.engine.sampling import (
     MAX_CHOICES,
-    is_token,
     logit_bias,
     logprob_count,
     max_tokens,

@@ -20,7 +20,8 @@ def image(value: Any) -> Any:
     """A Pillow image.
 
     Args:
-        value: Base64 or a ``data:`` address of an image file, or rows of ``[red, green, blue]`` from 0 to 255.
+        value: Base64 or a ``data:`` address of an image file, or rows of ``[red, green, blue]``, each from
+            0 to 255.
 
     Raises:
         BadRequest: It is none of them.
@@ -32,11 +33,13 @@ def image(value: Any) -> Any:
         raise Unsupported("images need Pillow: pip install pillow", param="inputs") from None
     if isinstance(value, list):
         try:
-            pixels = np.asarray(value, np.uint8)
+            pixels: Any = np.asarray(value, np.uint8)
         except (TypeError, ValueError, OverflowError):
             pixels = np.empty(0)
         if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise BadRequest("an image as numbers must be rows of [red, green, blue] from 0 to 255", param="inputs")
+            raise BadRequest(
+                "an image must be base64 text or rows of [red, green, blue] from 0 to 255", param="inputs"
+            )
         return Image.fromarray(pixels)
     data = _bytes(value, "an image")
     try:
@@ -64,7 +67,7 @@ def sound(value: Any, rate: int | None) -> tuple[Any, int]:
         value = value.get("array", value.get("raw"))
     if isinstance(value, list):
         try:
-            samples = np.asarray(value, np.float32)
+            samples: Any = np.asarray(value, np.float32)
         except (TypeError, ValueError):
             samples = np.empty(0)
         if isinstance(rate, bool) or not isinstance(rate, int) or not _LOWEST <= rate <= _HIGHEST:

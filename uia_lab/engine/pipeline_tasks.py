@@ -113,7 +113,9 @@ class TokenClassification(Task):
         """How pieces of words are put together."""
         known = ("none", "simple", "first", "average", "max")
         if given.get("aggregation_strategy", "none") not in known:
-            raise BadRequest(f"aggregation_strategy is one of {', '.join(known)}", param="aggregation_strategy")
+            raise BadRequest(
+                f"aggregation_strategy is one of {', '.join(known)}", param="aggregation_strategy"
+            )
         return dict(given)
 
 
@@ -156,7 +158,9 @@ class ZeroShotClassification(Task):
         """A text; it is read once for each label."""
         item = super().prepare(value, given)
         template = given.get("hypothesis_template", "This example is {}.")
-        longest = max((template.replace("{}", label) for label in given.get("candidate_labels", [""])), key=len)
+        longest = max(
+            (template.replace("{}", label) for label in given.get("candidate_labels", [""])), key=len
+        )
         return Input(item.value, self._tokens(item.value, longest))
 
 
@@ -223,7 +227,9 @@ class AudioTranscription(Task):
         return [
             {"text": result["text"]}
             for result in self._pipe(
-                [dict(item.value) for item in items], batch_size=len(items) if self._batches else 1, **settings
+                [dict(item.value) for item in items],
+                batch_size=len(items) if self._batches else 1,
+                **settings,
             )
         ]
 

@@ -84,7 +84,9 @@ class PipelineEngine:
             raise Unsupported(
                 f"{self._task_name} has no parameter {unknown[0]!r}; known: {known}", param=unknown[0]
             )
-        given = {name: self._checked(name, options[name]) for name in self._task.parameters if name in options}
+        given = {
+            name: self._checked(name, options[name]) for name in self._task.parameters if name in options
+        }
         several = isinstance(job.inputs, list) and not self._task.is_one(job.inputs)
         asked = job.inputs if several else [job.inputs]
         if not asked:
@@ -115,7 +117,12 @@ class PipelineEngine:
         if kind is int and fits and value < 1:
             fits = False
         if not fits:
-            names = {int: "a whole number above 0", bool: "true or false", str: "a text", list: "a list of texts"}
+            names = {
+                int: "a whole number above 0",
+                bool: "true or false",
+                str: "a text",
+                list: "a list of texts",
+            }
             wanted = names.get(kind, "of another type")
             raise BadRequest(f"{name} must be {wanted}, not {value!r}", param=name)
         if kind is list and not (value and all(isinstance(item, str) and item for item in value)):

@@ -47,9 +47,7 @@ def load_model(load: Load, kind: str, *, optional: Collection[str] = (), **optio
     except Exception as error:
         raise BackendFailed(f"the weights of {load.model} cannot be loaded: {_first_line(error)}") from error
     # transformers draws random numbers for what is missing: such a model would answer, and mean nothing.
-    missing = [
-        name for name in sorted(report["missing_keys"]) if not any(part in name for part in optional)
-    ]
+    missing = [name for name in sorted(report["missing_keys"]) if not any(part in name for part in optional)]
     if missing or report["mismatched_keys"]:
         names = ", ".join((missing or sorted(map(str, report["mismatched_keys"])))[:3])
         raise BackendFailed(

@@ -44,7 +44,9 @@ class _SequenceTask(Task):
     def prepare(self, value: Any, given: Mapping[str, Any]) -> Input:
         """A text, behind the words that tell a T5 its task."""
         text = super().prepare(value, given).value
-        specific = (getattr(self._model.config, "task_specific_params", None) or {}).get(self._task_key(given))
+        specific = (getattr(self._model.config, "task_specific_params", None) or {}).get(
+            self._task_key(given)
+        )
         prefix = (specific or {}).get("prefix", "")
         return Input(prefix + text, self._tokens(prefix + text))
 
@@ -65,7 +67,9 @@ class _SequenceTask(Task):
 
     def output_tokens(self, results: list[Any]) -> int:
         """Tokens of the texts that were generated."""
-        return sum(len(self._tokenizer(item[self.result], add_special_tokens=False).input_ids) for item in results)
+        return sum(
+            len(self._tokenizer(item[self.result], add_special_tokens=False).input_ids) for item in results
+        )
 
 
 class Summarization(_SequenceTask):

@@ -90,7 +90,7 @@ class SerialLane:
         lane = self
 
         class Stop(StoppingCriteria):  # type: ignore[misc]  # transformers has no types here
-            def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            def __call__(self, input_ids: Any, _scores: Any, **_: Any) -> Any:
                 token = int(input_ids[0, -1])
                 over = lane._on_token(key, token, lane._logprobs(draw, token)) or lane._cancelled.is_set()
                 return torch.full((1,), over, dtype=torch.bool, device=input_ids.device)
