@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 # libp2p's fastecdsa is compiled: without gcc and the libgmp headers all but the p2p extra is installed.
 COMPILES := $(shell printf '\#include <gmp.h>\n' | $(or $(CC),cc) -E - >/dev/null 2>&1 && echo yes)
-EXTRAS := $(if $(COMPILES),all,engine,mcp,ray,reports)
+EXTRAS := $(if $(COMPILES),all,engine,keyring,mcp,ray,reports)
 
 .DEFAULT_GOAL := help
 .PHONY: help lab test test-slow lint e2e bench clean

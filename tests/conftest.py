@@ -4,7 +4,10 @@ import itertools
 
 import pytest
 
+from tests.upstreams.uia_server import uia_servers
+from uia_lab.backends.providers import PROVIDERS
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
+from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.store.database import default_path
 
 _numbers = itertools.count()
@@ -34,6 +37,32 @@ def stores(tmp_path_factory):
     assert _users_stores() == before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_to_find():
+    """No key of whoever runs the tests is used, and no server of theirs is found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UIA_DISCOVERY_PORTS", "")
+        for provider in PROVIDERS.values():
+            for name in (*provider.keys, provider.base_url_variable, "OLLAMA_HOST"):
+                patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_store(stores, monkeypatch):
     monkeypatch.setenv("UIA_STORE_PATH", str(stores / f"{next(_numbers)}.sqlite3"))
+
+
+@pytest.fixture
+async def make_server():
+    """Starts uia_lab servers over functions."""
+    async with uia_servers() as make:
+        yield make
+
+
+@pytest.fixture
+async def local_manager():
+    """A manager of our own, as the other side of a server."""
+    manager = BackendManager({"enable_health_checks": False})
+    yield manager
+    await manager.aclose()

@@ -24,8 +24,8 @@ def blocks(page, language):
     return chosen
 
 
-def run_cells(cells):
-    """Runs notebook cells in a fresh shell without a server: the Lab is then in local mode."""
+def run_cells(cells, **server):
+    """Runs notebook cells in a fresh shell; without a server the Lab is in local mode."""
     script = (
         "import json, sys\n"
         "from IPython.core.interactiveshell import InteractiveShell\n"
@@ -36,14 +36,15 @@ def run_cells(cells):
     outside = {name: value for name, value in os.environ.items() if not name.startswith("UIA_LAB_")}
     done = subprocess.run(
         [sys.executable, "-c", script],
-        input=json.dumps(cells), capture_output=True, text=True, timeout=100, env=outside, check=False,
+        input=json.dumps(cells), capture_output=True, text=True, timeout=100, check=False,
+        env=outside | server,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_the_notebook_tour(models):
-    cells = [block for block in blocks("README.md", "python") if "lab" in block and "asyncio" not in block]
+    cells = [block for block in blocks("README.md", "python") if "%load_ext" in block]
     magic = [block for block in blocks("README.md", "") if block.startswith("%%uia")]
     assert len(cells) == len(magic) == 1
     assert "local mode" in run_cells(cells + magic)
@@ -75,6 +76,22 @@ def test_serve_and_curl(models):
         finally:
             process.terminate()
     assert done.stdout.rstrip().endswith("data: [DONE]")
+
+
+def test_keys_for_a_script():
+    (block,) = [block for block in blocks("README.md", "python") if "lab.keys" in block]
+    with subprocess.Popen(
+        [sys.executable, "-m", "uia_lab", "serve", "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "UIA_LAB_SERVE_TOKEN": KEY},
+    ) as process:  # fmt: skip
+        try:
+            url = process.stdout.readline().split()[-1].removesuffix("v1")
+            cells = ["import uia_lab; lab = uia_lab.connect()", block, "assert len(lab.keys) == 0"]
+            shown = run_cells(cells, UIA_LAB_URL=url, UIA_LAB_TOKEN=KEY)
+        finally:
+            process.terminate()
+    assert "uia-" not in shown
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uia_lab.notebook.lab import Lab as Lab
     from uia_lab.unified_inference_service import UnifiedInferenceService as UnifiedInferenceService
     from uia_lab.unified_inference_service import start_unified_service as start_unified_service
+    from uia_lab.worker import Worker as Worker
 
 _HOMES = {
     "BackendCapabilities": "inference_backend_manager",
@@ -29,6 +30,7 @@ _HOMES = {
     "InferenceServiceConfig": "config",
     "Lab": "notebook.lab",
     "UnifiedInferenceService": "unified_inference_service",
+    "Worker": "worker",
     "connect": "notebook.connect",
     "get_backend_manager": "inference_backend_manager",
     "start_unified_service": "unified_inference_service",

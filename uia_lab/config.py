@@ -106,6 +106,12 @@ class InferenceServiceConfig(Configurable):
         config=True, env="LIBP2P_BOOTSTRAP_PEERS"
     )
     api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
+    discovery_ports = List(
+        Int(),
+        [1234, 3000, 8000, 8080, 11434],
+        help="Ports of this machine where inference servers are looked for (LM Studio, TGI, vLLM, llama.cpp, "
+        "Ollama); empty looks at none.",
+    ).tag(config=True, env="UIA_DISCOVERY_PORTS")
     cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
     api_key_files = Dict(
         Unicode(),
@@ -187,6 +193,8 @@ class InferenceServiceConfig(Configurable):
         try:
             if isinstance(trait, List):
                 value: Any = [item.strip() for item in text.split(",") if item.strip()]
+                if isinstance(trait._trait, Int):  # noqa: SLF001 - the kind of its items has no other name
+                    value = [int(item) for item in value]
             elif isinstance(trait, Float):
                 value = float(text)
             else:

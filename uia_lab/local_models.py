@@ -258,12 +258,12 @@ class LocalModels:
             )
         return InsufficientMemory(
             f"{holder.source.name} needs {holder.needs_bytes / 1e9:.2f} GB and {max(0, free) / 1e9:.2f} GB "
-            f"are free; loaded and in use: {names}. Unload something, or load it with a smaller context_length "
-            "or concurrency"
+            f"are free; loaded and in use: {names}. Unload something, or load it with a smaller "
+            "context_length or concurrency"
         )
 
     def _known(self, model_id: str, options: LoadOptions) -> LocalBackend | None:
-        """A registered backend of that id, name or path, for the engine, task and name that were asked for."""
+        """A registered backend of that id, name or path, as far as the options say which one."""
         task = None if options.task is None else canonical_task(options.task)
         try:
             name = self.catalogue.entry(model_id).name

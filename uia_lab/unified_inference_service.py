@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
@@ -13,6 +14,7 @@ from uia_lab.access.limits import Limiter
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.factory import BackendFactory
 from uia_lab.config import InferenceServiceConfig
+from uia_lab.discovery.apis import ApiDiscovery
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
@@ -56,6 +58,7 @@ class UnifiedInferenceService:
         keys: Who may come in by a key.
         limits: What those who came in may take.
         backends: Those that people register by their address.
+        apis: What finds APIs; None while it is off.
         kept: What outlives it.
         models: The models of this machine.
     """
@@ -72,14 +75,13 @@ class UnifiedInferenceService:
             self._default_model,
             self._manager.clock,
         )
-        self.backends = KeptBackends(
-            self._manager,
-            BackendFactory(
-                Secrets(self.config.api_key_files),
-                EndpointPolicy(self.config.allowed_endpoint_hosts),
-                self._manager.instance_id,
-            ),
+        self._factory = BackendFactory(
+            Secrets(self.config.api_key_files),
+            EndpointPolicy(self.config.allowed_endpoint_hosts),
+            self._manager.instance_id,
         )
+        self.backends = KeptBackends(self._manager, self._factory)
+        self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
         self._server: HttpServer | None = None
@@ -152,15 +154,19 @@ class UnifiedInferenceService:
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
         self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
-        self._missing("api_backends", config.enable_api_backends, config.api_backends)
         self._missing("cli_backends", config.enable_cli_backends, config.cli_backends)
         if listen:
             await self._part("http_server", config.enable_hf_server, self._listen)
+        # After the store, whose backends come first, and the server, whose own port is not looked at.
+        await self._part("api_backends", config.enable_api_backends, self._discover_apis)
         self._ready = True
 
     async def stop(self) -> None:
         """Ends every request and closes every part; nothing of it is left behind."""
         self._ready = False
+        if self.apis is not None:
+            apis, self.apis = self.apis, None
+            await self._within(apis.stop(), "the discovery of APIs")
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
@@ -197,6 +203,19 @@ class UnifiedInferenceService:
 
     async def _offer_local_models(self) -> str:
         return ", ".join(self.models.offer())
+
+    async def _discover_apis(self) -> str:
+        config = self.config
+        self.apis = ApiDiscovery(
+            self._manager, self._factory, config.api_backends, config.discovery_ports, self._own_ports
+        )
+        self.apis.start()
+        ports = ", ".join(map(str, config.discovery_ports)) or "none"
+        return f"looks at keys and addresses in the environment and at ports of this machine ({ports})"
+
+    def _own_ports(self) -> set[int]:
+        port = urlsplit(self._server.url).port if self._server is not None else None
+        return set() if port is None else {port}
 
     async def _listen(self) -> str:
         config = self.config

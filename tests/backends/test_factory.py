@@ -26,6 +26,8 @@ def described(endpoint, **fields):
 def ollama(api):
     api.answers["GET", "/api/version"] = (200, {"version": "0.12"})
     api.lists("qwen", owned_by="library")
+    api.answers["GET", "/api/tags"] = (200, {"models": [{"name": "qwen:1b"}, {"name": "llama:1b"}]})
+    api.answers["GET", "/api/ps"] = (200, {"models": [{"name": "llama:1b"}]})
 
 
 def llamacpp(api):
@@ -70,7 +72,7 @@ async def test_a_server_is_recognised(api, factory, server):
     assert whole.options["provider"] == name
     assert whole.endpoint == api.url + provider.prefix
     assert (whole.dialect, whole.max_concurrency) == (provider.dialect, provider.concurrency)
-    assert set(whole.tasks) == provider.tasks
+    assert set(whole.tasks) == (provider.tasks if name != "tei" else {"text-embedding"})
     assert {asked.method for asked in api.asked} == {"GET"}
     backend = factory.build(whole)
     assert backend.capabilities.external is False
@@ -79,10 +81,22 @@ async def test_a_server_is_recognised(api, factory, server):
     found = await backend.probe()
     wanted = BackendStatus.INITIALIZING if server is llamacpp_loading else BackendStatus.HEALTHY
     assert found.status is wanted
+    if name == "ollama":
+        assert (backend.models_loaded, backend._default_model()) == (1, "llama:1b")
+        assert found.models == {"qwen:1b", "llama:1b"}
     # What is complete stays as it is, and asks nobody.
     count = len(api.asked)
     assert await factory.complete(whole) == whole
     assert len(api.asked) == count
+
+
+async def test_what_the_one_model_of_a_server_does(api, factory):
+    tei(api)
+    api.answers["GET", "/info"][1]["model_type"] = {"classifier": {"id2label": {}}}
+    assert (await factory.complete(described(api.url))).tasks == ("text-classification",)
+    api.answers["GET", "/info"][1]["model_type"] = {"reranker": {}}
+    with pytest.raises(BackendFailed, match="ranks texts"):
+        await factory.complete(described(api.url))
 
 
 async def test_the_base_url_may_be_given(api, factory):
@@ -119,7 +133,7 @@ async def test_a_key_goes_where_it_was_sent_by_name(api, factory):
 
 
 async def test_providers_are_known_by_their_hosts_without_asking():
-    factory = BackendFactory(Secrets({}, {"HF_API_TOKEN": "hf-x"}), EndpointPolicy(), "uia-me")
+    factory = BackendFactory(Secrets(environ={"HF_API_TOKEN": "hf-x"}), EndpointPolicy(), "uia-me")
     whole = await factory.complete(described("https://router.huggingface.co"))
     assert (whole.endpoint, whole.api_key_env) == ("https://router.huggingface.co/v1", "HF_API_TOKEN")
     assert factory.build(whole).capabilities.external is True
@@ -143,6 +157,7 @@ async def test_providers_are_known_by_their_hosts_without_asking():
         ({"options": {"headers": {"Authorization": KEY}}}, "options.headers"),
         ({"options": {"query": {"a": 1}}}, "options.query"),
         ({"options": {"body": 3}}, "options.body"),
+        ({"options": {"query": {"Key": KEY}}}, "options.query"),
         ({"options": {"provider": "nobody"}}, "options.provider"),
     ],
 )
@@ -177,4 +192,4 @@ def test_every_provider_can_be_named():
     variables = [provider.base_url_variable for provider in PROVIDERS.values()]
     assert "OPENAI_BASE_URL" in variables
     assert len(set(variables)) == len(variables)
-    assert [name for name, provider in PROVIDERS.items() if provider.verified] == ["llamacpp"]
+    assert [name for name, provider in PROVIDERS.items() if provider.verified] == ["llamacpp", "compatible"]

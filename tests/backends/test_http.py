@@ -8,8 +8,12 @@ import logging
 import pytest
 
 from tests.backends.conftest import KEY, chat, events
-from tests.upstreams.scripted_api import sse, words
+from tests.upstreams.scripted_api import ScriptedApi, sse, words
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
 from uia_lab.domain.backends import Backend, BackendStatus
+from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import (
     BackendFailed,
     BadRequest,
@@ -54,6 +58,31 @@ async def test_one_connection_serves_request_after_request(api, build):
     for _ in range(5):
         assert (await events(backend, chat()))[-1].result == "ab"
     assert len(ports) == 1
+
+
+async def test_a_connection_that_was_closed_while_idle_fails_nobody(api, build):
+    """The server closes as the next call goes out: never taken up, it goes out once more."""
+    calls = []
+
+    async def answer(request, response):
+        calls.append(request.transport)
+        for piece in words("a"):
+            await response.write(piece)
+
+    api.answers[CHAT] = (200, answer)
+    backend = await build(api)
+    for _ in range(3):
+        assert (await events(backend, chat()))[-1].result == "a"
+        # Closed, and nobody here has had a turn of the loop to notice.
+        calls[-1].close()
+    assert len(calls) == 3
+    # A fresh connection that breaks is a failure, and is not tried again.
+    api.drops = True
+    calls.clear()
+    fresh = await build(api, endpoint=f"http://localhost:{api.port}/v1")
+    with pytest.raises(BackendFailed, match="connection broke"):
+        await events(fresh, chat())
+    assert sum(asked.path == CHAT[1] for asked in api.asked) == 4
 
 
 async def test_azure_headers_query_and_fields(api, build, factory):
@@ -124,6 +153,52 @@ async def test_stopping_ends_running_answers_with_an_error(api, build):
         await rest
 
 
+async def test_stopping_ends_the_wait_for_an_answer_too(api, build):
+    came = asyncio.Event()
+
+    async def silent(request, response):
+        await api.hold()
+
+    async def slow_headers(request):
+        came.set()
+        await api.hold()
+
+    api.answers[CHAT] = (200, silent)
+    api.before = slow_headers
+    backend = await build(api)
+    task = asyncio.create_task(events(backend, chat()))
+    await asyncio.wait_for(came.wait(), 10)
+    await backend.stop()
+    with pytest.raises(BackendFailed, match="was stopped"):
+        await asyncio.wait_for(task, 10)
+    await asyncio.wait_for(api.left.wait(), 10)
+
+
+@pytest.mark.parametrize("where", ["http://[", "http://u:secret@h:99999/", "//"])
+async def test_a_redirect_to_nowhere(api, build, where):
+    api.answers[CHAT] = (302, b"", {"Location": where})
+    backend = await build(api)
+    with pytest.raises(BackendFailed, match="not followed") as caught:
+        await events(backend, chat())
+    assert "secret" not in caught.value.message
+
+
+def test_a_factory_survives_the_loop_it_began_on():
+    factory = BackendFactory(Secrets(environ={}), EndpointPolicy(), "uia-me")
+
+    async def ask():
+        async with ScriptedApi() as api:
+            api.answers[CHAT] = (200, words("a"))
+            backend = factory.build(BackendDescription(id="x", type="api", endpoint=f"{api.url}/v1"))
+            return (await events(backend, chat()))[-1].result
+
+    async def close():
+        await factory.close()
+
+    assert [asyncio.run(ask()), asyncio.run(ask())] == ["a", "a"]
+    asyncio.run(close())
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 async def test_a_redirect_is_an_error_and_the_other_host_sees_nothing(api, other, build, status):
     target = f"{other.url}/v1/chat/completions?token=abc"
@@ -175,6 +250,17 @@ async def test_the_key_is_in_no_repr_and_no_log(api, build, caplog):
     held = [item for item in (vars(backend)) if KEY in repr(vars(backend)[item])]
     assert held == []
     assert KEY not in repr(backend) + caplog.text
+
+
+async def test_a_key_that_was_changed_is_found_again(api, build, factory):
+    api.answers[CHAT] = (401, {"error": {"message": "wrong key"}})
+    backend = await build(api, api_key_env="MY_KEY")
+    with pytest.raises(Unauthenticated):
+        await events(backend, chat())
+    factory.secrets._environ["MY_KEY"] = "sk-new"
+    api.answers[CHAT] = (200, words("a"))
+    await events(backend, chat())
+    assert api.asked[-1].headers["Authorization"] == "Bearer sk-new"
 
 
 async def test_without_its_key_nothing_is_sent(api, build):

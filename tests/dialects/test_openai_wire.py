@@ -10,7 +10,7 @@ from uia_lab.dialects import openai_chat, openai_completions, openai_embeddings
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.hints import passed_through, routing_hints
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.openai_errors import error_envelope
+from uia_lab.dialects.openai_errors import envelope
 from uia_lab.domain import errors
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.events import Chunk, Finished, Reasoning, Result, Started, Text, ToolCall, Usage
@@ -56,7 +56,7 @@ def test_any_json_is_a_request_or_a_bad_request(value):
             call = parse(json.dumps(value).encode())
             call.request("req-1", "me", routing_hints({}, call.hints))
         except errors.BadRequest as error:
-            encode(error_envelope(error))
+            encode(envelope(error.http_status, error.message, error.code, error.param))
 
 
 @given(st.binary(max_size=64))

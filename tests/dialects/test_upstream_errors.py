@@ -120,7 +120,7 @@ CASES = [
     (402, {"error": {"code": 402, "message": "Insufficient credits"}}, NotAllowed, True),
     # Another uia_lab
     (429, openai("full", "queue_full"), QueueFull, True),
-    (508, openai("been here", "loop_detected"), LoopDetected, False),
+    (508, openai("been here", "loop_detected"), LoopDetected, True),
     # Proxies
     (502, "<html>Bad Gateway</html>", BackendFailed, True),
     (504, "", BackendTimeout, True),

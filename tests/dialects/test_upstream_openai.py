@@ -114,6 +114,18 @@ def test_several_choices_each_with_its_reason():
         read(chat(n=2), frames(choice({"content": "a"}, index=1), choice({"content": "b"}, "stop")))
 
 
+def test_a_stream_without_its_mark_is_whole_once_each_choice_has_told_its_reason():
+    """``transformers serve`` ends a stream with the finish reason and sends no ``[DONE]``."""
+    data = frames(choice({"content": "a"}), choice(reason="stop"), done=False)
+    assert read(chat(), data, 5)[-1].result == "a"
+    with pytest.raises(BackendFailed, match="without its end"):
+        read(chat(n=2), data)
+    text = frames({"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}]}, done=False)
+    assert read(prompt(), text)[-1].result == "a"
+    with pytest.raises(BackendFailed, match="without its end"):
+        read(prompt(["a", "b"]), text)
+
+
 def test_parts_of_a_content_that_is_a_list():
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
@@ -140,7 +152,6 @@ def test_an_upstream_that_does_not_stream_is_understood_all_the_same():
     ("data", "message"),
     [
         (frames(choice({"content": "a"}), done=False), "ended after 1 chunks without its end"),
-        (frames(choice({"content": "a"}, "stop"), done=False), "without its end"),
         (frames(choice({"content": "a"})), "without a finish reason"),
         (b'data: {"choices": [{"in\n\n', "malformed"),
         (b'data: {"choices": 7}\n\n', "malformed"),

@@ -1,6 +1,7 @@
 """A real server on a free port over a manager with functions as backends."""
 
 import asyncio
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -8,14 +9,46 @@ import pytest
 
 from uia_lab.access.principals import Principal
 from uia_lab.config import InferenceServiceConfig
-from uia_lab.domain.backends import BackendCapabilities
+from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed
+from uia_lab.domain.events import Started
 from uia_lab.doors.application import HttpServer
 from uia_lab.doors.base import Timings
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.unified_inference_service import UnifiedInferenceService
 
 KEYS = {scope: f"uia-test-key-of-{scope}" for scope in ("infer", "read", "admin", "infer2")}
+
+
+class Socket:
+    """One connection to ``/ws``."""
+
+    def __init__(self, ws):
+        self.ws = ws
+        self.hello = None
+
+    async def send(self, name, /, **fields):
+        await self.ws.send_json({"type": name, **fields})
+
+    async def receive(self, *types, seconds=20.0):
+        """The next message, or the next one of some types."""
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await self.ws.receive_json()
+                assert isinstance(message["timestamp"], float)
+                if not types or message["type"] in types:
+                    return message
+
+    async def ask(self, name, /, **fields):
+        await self.send(name, **fields)
+        return await self.receive()
+
+    async def closed(self, seconds=20.0):
+        """The code it is closed with; what comes before is dropped."""
+        async with asyncio.timeout(seconds):
+            while not self.ws.closed:
+                await self.ws.receive()
+        return self.ws.close_code
 
 
 @dataclass
@@ -27,6 +60,8 @@ class House:
     session: aiohttp.ClientSession
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     produced: int = 0
+    script: list = field(default_factory=list)
+    asked: list = field(default_factory=list)
 
     @property
     def manager(self):
@@ -42,6 +77,15 @@ class House:
         body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
         return self.call("POST", "v1/chat/completions", key, json=body, headers=headers or {})
 
+    @asynccontextmanager
+    async def socket(self, key="admin", client_id="me", greeted=True, **options):
+        url = f"{self.server.url}ws/{client_id}?token={KEYS[key]}"
+        async with self.session.ws_connect(url, **options) as ws:
+            socket = Socket(ws)
+            if greeted:
+                socket.hello = await socket.receive("connection")
+            yield socket
+
     async def until_idle(self, seconds=20.0):
         async with asyncio.timeout(seconds):
             while self.manager.get_backend_status_report()["in_flight"]:
@@ -51,6 +95,38 @@ class House:
         async with asyncio.timeout(seconds):
             while not self.manager.running:
                 await asyncio.sleep(0.01)
+
+
+class Scripted:
+    """Answers with the events, or the error, that the test wrote down, and remembers what it was asked."""
+
+    capabilities = BackendCapabilities(
+        {"text-generation"},
+        {"scripted"},
+        supports_streaming=True,
+        features={"tools", "vision", "files", "response_format", "logprobs"},
+        external=False,
+    )
+
+    def __init__(self, house):
+        self.house = house
+
+    async def start(self):
+        pass
+
+    async def stop(self):
+        pass
+
+    async def probe(self):
+        return Probe(BackendStatus.HEALTHY, "written down")
+
+    async def infer(self, request):
+        self.house.asked.append(request)
+        yield Started("")
+        for event in self.house.script:
+            if isinstance(event, Exception):
+                raise event
+            yield event
 
 
 def text_of(inputs):
@@ -93,6 +169,13 @@ def register(house):
     house.manager.register_backend(
         "vectors", "gpu", "Vectors", vectors, BackendCapabilities({"text-embedding"}, {"org/vectors"})
     )
+
+
+@pytest.fixture
+def scripted(house):
+    """The house with one more backend, which serves the model ``scripted``."""
+    house.manager.register_backend("scripted", "gpu", "Scripted", Scripted(house))
+    return house
 
 
 @pytest.fixture

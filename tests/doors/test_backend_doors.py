@@ -3,6 +3,7 @@
 import pytest
 
 from tests.upstreams.scripted_api import ScriptedApi, words
+from tests.upstreams.uia_server import KEY, uia_servers
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.unified_inference_service import UnifiedInferenceService
@@ -133,3 +134,27 @@ async def test_what_cannot_be_kept_is_not_registered(house, api, monkeypatch):
     status, body = await added(house, api, id="far")
     assert (status, body["error"]["code"]) == (503, "store_failed")
     assert house.manager.get_backend("far") is None
+
+
+async def test_another_uia_lab_over_its_socket_is_added_kept_and_restored(house, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", KEY)
+    async with uia_servers() as make_server:
+        there = await make_server()
+        body = {"type": "websocket", "endpoint": there.url, "api_key_env": "THERE_KEY", "id": "there"}
+        async with house.call("POST", "backends", json=body | {"models": ["far"]}) as response:
+            assert response.status == 201, await response.text()
+        async with house.call("DELETE", "backends/there") as response:
+            assert response.status == 200
+        async with house.call("POST", "backends", json=body | {"dialect": "ollama"}) as response:
+            assert (response.status, (await response.json())["error"]["param"]) == (400, "dialect")
+        async with house.call("POST", "backends", json=body) as response:
+            backend = await response.json()
+        assert (response.status, backend["status"]) == (201, "healthy")
+        assert "gated" in backend["models"]
+        await house.service.stop()
+        config = house.service.config
+        again = UnifiedInferenceService(config, manager=BackendManager(config))
+        await again.start(listen=False)
+        result = await again.get_backend_manager().infer("generation", "echo", "from there")
+        assert (result.text, result.backend_id) == ("from there ", "there")
+        await again.stop()

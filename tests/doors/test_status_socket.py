@@ -5,6 +5,7 @@ import aiohttp
 import pytest
 
 from uia_lab.doors import websocket
+from uia_lab.doors.feeds import Feeds
 from uia_lab.doors.updates import Updates
 
 TOKEN = "uia-test-key-of-read"
@@ -54,8 +55,8 @@ async def test_bad_messages_get_an_error_and_the_socket_stays_open(ws, monkeypat
         ("x" * 2000, "bad_request"),
         ('{"type": 3}', "unknown_message"),
         ('{"type": "dance", "request_id": "r"}', "unknown_message"),
-        ('{"type": "inference", "request_id": "r"}', "unsupported_message"),
-        ('{"type": "register"}', "unsupported_message"),
+        ('{"type": "inference", "request_id": "r"}', "not_allowed"),
+        ('{"type": "register"}', "not_allowed"),
         ('{"type": "status", "details": "some"}', "bad_request"),
         ('{"type": "subscribe"}', "bad_request"),
         ('{"type": "subscribe", "topics": ["status", "weather"]}', "bad_request"),
@@ -120,11 +121,12 @@ async def test_the_newest_state_wins_for_a_slow_reader():
         while True:
             yield {"n": await states.get()}
 
-    async def send(name, /, **fields):
+    async def send(message):
+        fields = json.loads(message)
         sent.append((fields["sequence"], fields["data"]["n"]))
         await room.wait()
 
-    updates = Updates(subscribe, send)
+    updates = Updates(Feeds(subscribe), send)
     updates.add(["status"])
     for number in range(50):
         states.put_nowait(number)
@@ -151,3 +153,38 @@ async def test_a_page_elsewhere_may_connect_with_a_key(house):
     url = f"{house.server.url}ws/me?token={TOKEN}"
     async with house.session.ws_connect(url, headers=headers) as ws:
         assert json.loads((await ws.receive()).data)["type"] == "connection"
+
+
+async def test_one_sample_and_one_encoding_for_all_and_a_snapshot_for_each():
+    states, samples = asyncio.Queue(), 0
+
+    async def subscribe(topic):
+        nonlocal samples
+        samples += 1
+        yield {"n": "snapshot"}
+        while True:
+            yield {"n": await states.get()}
+
+    feeds = Feeds(subscribe)
+    seen = [[] for _ in range(40)]
+    listeners = [lambda _, raw, number=number: seen[number].append(raw) for number in range(40)]
+    for listener in listeners[:20]:
+        feeds.join("status", listener)
+    async with asyncio.timeout(20):
+        while not all(seen[:20]):
+            await asyncio.sleep(0)
+        for listener in listeners[20:]:
+            # One after the other, each while the one before is being greeted.
+            feeds.join("status", listener)
+            await asyncio.sleep(0)
+        while not all(seen):
+            await asyncio.sleep(0)
+        assert samples < 40
+        states.put_nowait("change")
+        while not all(each[-1] == b'{"n":"change"}' for each in seen):
+            await asyncio.sleep(0)
+    assert len({id(each[-1]) for each in seen}) == 1, "the same bytes for everybody"
+    ended = [feeds.leave("status", listener) for listener in listeners]
+    assert ended[:-1] == [None] * 39
+    await ended[-1]
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-update")]

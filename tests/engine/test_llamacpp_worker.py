@@ -223,7 +223,9 @@ async def test_a_file_that_is_no_model_is_refused_by_name(tmp_path):
 async def test_the_worker_gets_no_secrets(monkeypatch):
     monkeypatch.setenv("UIA_LAB_TOKEN", "s")
     monkeypatch.setenv("OPENAI_API_KEY", "s")
-    monkeypatch.setenv("UIA_LAB_URL", "u")
+    monkeypatch.setenv("HF_TOKEN", "s")
+    monkeypatch.setenv("MY_DATABASE", "postgres://me:s@there")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     names = environment()
-    assert "UIA_LAB_URL" in names
-    assert not {"UIA_LAB_TOKEN", "OPENAI_API_KEY"} & names.keys()
+    assert {"PATH", "HOME", "CUDA_VISIBLE_DEVICES"} <= names.keys()
+    assert not {"UIA_LAB_TOKEN", "OPENAI_API_KEY", "HF_TOKEN", "MY_DATABASE"} & names.keys()

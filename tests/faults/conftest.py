@@ -98,7 +98,7 @@ async def servers():
 @pytest.fixture
 async def build():
     """Builds the adapter of a fault server."""
-    factory = BackendFactory(Secrets({}, {}), EndpointPolicy(), "uia-under-test")
+    factory = BackendFactory(Secrets(environ={}), EndpointPolicy(), "uia-under-test")
 
     def build(server):
         return factory.build(

@@ -68,7 +68,7 @@ def server(service):
         portal.call(doors.start)
         key = new_key()
         service.keys.add(key, Principal("tests", frozenset({"admin"})))
-        yield SimpleNamespace(url=doors.url, key=key, portal=portal)
+        yield SimpleNamespace(url=doors.url, key=key, portal=portal, doors=doors)
         portal.call(doors.stop)
         portal.call(service.stop)
 

@@ -25,6 +25,7 @@ def add(router) -> Add:
             supported_tasks=fields.pop("tasks", {"text-generation"}),
             supported_models=set(models),
             protocols=fields.pop("protocols", {"http"}),
+            features=fields.pop("features", set()),
         )
         entry = Registered(
             backend_id=backend_id,

@@ -33,6 +33,8 @@ class ScriptedApi:
             where the body is JSON-ready, bytes, a list of bytes written one by one, or a coroutine function
             that is given the request and a response to write to. Anything else is answered with 404.
         asked: Every request.
+        before: Awaited before each answer, with the request.
+        drops: Whether it drops each connection in place of an answer.
         left: Set when a client leaves an answer that was not at its end.
     """
 
@@ -40,6 +42,8 @@ class ScriptedApi:
         self.answers: dict[tuple[str, str], Any] = {}
         self.asked: list[Asked] = []
         self.left = asyncio.Event()
+        self.before: Callable[[web.Request], Awaitable[None]] | None = None
+        self.drops = False
         self.server_header: str | None = None
         self.port = 0
         self._runner: web.ServerRunner | None = None
@@ -76,6 +80,14 @@ class ScriptedApi:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        if self.before is not None:
+            try:
+                await self.before(request)
+            except asyncio.CancelledError:
+                self.left.set()
+                raise
+        if self.drops:
+            request.transport.abort()
         self.asked.append(Asked(request.method, request.path, request.headers, dict(request.query), body))
         answer = self.answers.get(
             (request.method, request.path), (404, {"error": {"message": "nothing here"}})

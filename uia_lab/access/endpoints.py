@@ -16,6 +16,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Metadata services outside the link-local ranges: AWS over IPv6, Alibaba, Azure's host agent.
 _METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "instance-data"})
 
 
@@ -102,9 +103,8 @@ class EndpointPolicy:
 
 def is_forbidden(address: _Address) -> bool:
     """Whether an address is link-local, a metadata service's, or no single host's."""
-    mapped = getattr(address, "ipv4_mapped", None) or getattr(address, "sixtofour", None)
-    if mapped is not None:
-        address = mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
     return address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA
 
 
@@ -113,6 +113,14 @@ def is_loopback(endpoint: str) -> bool:
     host = (urlsplit(endpoint).hostname or "").rstrip(".")
     address = _literal(host)
     return host == "localhost" or (address is not None and address.is_loopback)
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to: mapped, compatible, 6to4 or translated (NAT64)."""
+    found = address.ipv4_mapped or address.sixtofour
+    if found is None and any(address in network for network in _TRANSLATED) and int(address) > 1:
+        found = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return found
 
 
 def _literal(host: str) -> _Address | None:

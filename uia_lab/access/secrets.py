@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,24 +47,40 @@ class Secrets:
         self, files: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
     ) -> None:
         self._files = dict(files or {})
+        self._looked_at: set[str] = set()
         self._environ = os.environ if environ is None else environ
 
     def find(self, name: str) -> Secret | None:
         """The secret of that name, or None. Files and keyrings may take a while: not on an event loop."""
+        found = self.given(name)
+        return found if found is not None or name in self._files else _from_keyring(name)
+
+    def given(self, name: str) -> Secret | None:
+        """The secret of that name out of files and environment; no keyring is opened for it."""
         if name in self._files:
-            return _from_file(name, Path(self._files[name]).expanduser())
-        if value := self._environ.get(name, "").strip():
-            return Secret(value)
-        return _from_keyring(name)
+            # Discovery asks every minute: what is wrong with a file is said once.
+            first = name not in self._looked_at
+            self._looked_at.add(name)
+            return _from_file(name, Path(self._files[name]).expanduser(), log.warning if first else log.debug)
+        value = self._environ.get(name, "").strip()
+        return Secret(value) if value else None
 
 
-def _from_file(name: str, path: Path) -> Secret | None:
+def not_set(name: str) -> str:
+    """What to tell somebody whose secret was not found."""
+    return (
+        f"the key {name} is not set: put it into the environment, into a file that "
+        f"InferenceServiceConfig.api_key_files names, or into the keyring (service {KEYRING_SERVICE})"
+    )
+
+
+def _from_file(name: str, path: Path, tell: Callable[..., None]) -> Secret | None:
     try:
         if path.stat().st_mode & 0o077:
-            log.warning("%s, which holds %s, can be read by others: chmod 600 it", path, name)
+            tell("%s, which holds %s, can be read by others: chmod 600 it", path, name)
         value = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        log.warning("%s cannot be read from its file: %s", name, type(error).__name__)
+        tell("%s cannot be read from its file: %s", name, type(error).__name__)
         return None
     return Secret(value) if value else None
 

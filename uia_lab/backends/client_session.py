@@ -1,7 +1,10 @@
 """The one HTTP client session that every backend by address shares."""
 
 import asyncio
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from uia_lab.access.endpoints import EndpointPolicy
 
@@ -10,8 +13,18 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 MOST_CONNECTIONS = 1024
-# Servers close idle connections after 5 s and more; one that closes as we write would fail a request.
+# Servers close idle connections after 5 s and more.
 KEEP_ALIVE_S = 4.0
+# A connection that was closed while it lay idle fails at once; what fails later had been taken up.
+STALE_S = 1.0
+MOST_STALE = 4
+
+
+@dataclass(slots=True)
+class _Use:
+    """How the connection of one call was come by."""
+
+    reused: bool = False
 
 
 class SharedSession:
@@ -29,18 +42,46 @@ class SharedSession:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def get(self) -> "aiohttp.ClientSession":
-        """The session; a new one where the loop of the last one has ended."""
+    async def get(self) -> "aiohttp.ClientSession":
+        """The session; a new one where the last one belongs to another loop."""
         here = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not here:
-            self._session, self._loop = self._open(), here
+            last, self._session = self._session, self._open()
+            loop, self._loop = self._loop, here
+            await _close(last, loop)
         return self._session
 
     async def close(self) -> None:
         """Closes the session and every connection; it opens again at the next use."""
         session, self._session = self._session, None
-        if session is not None and self._loop is asyncio.get_running_loop():
-            await session.close()
+        await _close(session, self._loop)
+
+    async def post(self, url: str, body: Callable[[], Any], **options: Any) -> "aiohttp.ClientResponse":
+        """Posts and gives the response once its headers are there; redirects are not followed.
+
+        A server may close an idle connection in the moment it is used again. Such a call was never taken up,
+        and goes out once more over another connection, as HTTP clients do.
+
+        Args:
+            url: Where to.
+            body: Makes what is sent; a form can be sent only once.
+            **options: Of :meth:`aiohttp.ClientSession.post`.
+        """
+        import aiohttp
+
+        session = await self.get()
+        for left in reversed(range(MOST_STALE)):
+            use, began = _Use(), time.monotonic()
+            try:
+                return await session.post(
+                    url, data=body(), allow_redirects=False, trace_request_ctx=use, **options
+                )
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not use.reused or not left or time.monotonic() - began > STALE_S:
+                    raise
+        raise AssertionError("the last round returns or raises")
 
     def _open(self) -> "aiohttp.ClientSession":
         import aiohttp
@@ -50,8 +91,31 @@ class SharedSession:
         )
         return aiohttp.ClientSession(
             connector=connector,
+            trace_configs=[_trace()],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Compressed bodies are neither bounded nor streamed well.
             headers={"Accept-Encoding": "identity"},
         )
+
+
+async def _close(session: "aiohttp.ClientSession | None", loop: asyncio.AbstractEventLoop | None) -> None:
+    """Closes a session on the loop it belongs to; where that has ended, its sockets ended with it."""
+    if session is None or loop is None:
+        return
+    if loop is asyncio.get_running_loop() or loop.is_closed():
+        await session.close()
+    else:
+        asyncio.run_coroutine_threadsafe(session.close(), loop)
+
+
+def _trace() -> "aiohttp.TraceConfig":
+    import aiohttp
+
+    async def reused(_session: Any, context: Any, _parameters: Any) -> None:
+        if isinstance(context.trace_request_ctx, _Use):
+            context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(reused)
+    return trace

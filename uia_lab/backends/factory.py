@@ -8,20 +8,26 @@ from urllib.parse import urlsplit
 import msgspec
 
 from uia_lab.access.endpoints import EndpointPolicy
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.http import HttpBackend
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
 from uia_lab.backends.recognise import Recognised, recognise
+from uia_lab.backends.websocket import WebSocketBackend
 from uia_lab.dialects.registry import UPSTREAM_DIALECTS, upstream_dialect
 from uia_lab.domain.backends import Backend, BackendType, member
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BackendFailed, BadRequest, Unauthenticated, Unsupported, suggestion
 
+# Our own messages, those of `/ws`.
+SOCKET_DIALECT = "uia"
+SOCKET_CONCURRENCY = 32
+_SCHEMES = {BackendType.API: ("http", "https"), BackendType.WEBSOCKET: ("ws", "wss", "http", "https")}
 _OPTIONS = ("provider", "headers", "query", "body")
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key"}
 )
+_SECRET_QUERY = frozenset({"access_token", "api-key", "api_key", "apikey", "key", "token"})
 
 
 class BackendFactory:
@@ -52,6 +58,9 @@ class BackendFactory:
             BackendFailed: What answers is no known server; the message says what was tried.
         """
         endpoint = self._endpoint(description)
+        if description.type == BackendType.WEBSOCKET:
+            await self._secret(description.api_key_env)
+            return _as_socket(description, endpoint)
         _check_options(description.options)
         for task in description.tasks or ():
             if task not in (known := {task for item in PROVIDERS.values() for task in item.tasks}):
@@ -64,15 +73,16 @@ class BackendFactory:
             # Only at the provider's own host: elsewhere a key goes where somebody sent it by name.
             key = await self.first_key(provider)
         secret = await self._secret(key)
+        tasks: tuple[str, ...] = ()
         if provider is None:
             auth = {"Authorization": f"Bearer {secret.reveal()}"} if secret is not None else {}
             try:
-                found = await recognise(self.session.get(), endpoint, auth)
+                found = await recognise(await self.session.get(), endpoint, auth)
             except BackendFailed:
                 if description.dialect is None:
                     raise
                 found = Recognised(COMPATIBLE, endpoint)
-            provider, endpoint = found.provider, found.endpoint
+            provider, endpoint, tasks = found.provider, found.endpoint, found.tasks
         elif not urlsplit(endpoint).path:
             endpoint += urlsplit(provider.base_url).path if provider.base_url else provider.prefix
         dialect = description.dialect if description.dialect in UPSTREAM_DIALECTS else provider.dialect
@@ -83,7 +93,7 @@ class BackendFactory:
             name=description.name or description.id,
             endpoint=endpoint,
             dialect=dialect,
-            tasks=description.tasks or tuple(sorted(provider.tasks & carried)),
+            tasks=description.tasks or tasks or tuple(sorted(provider.tasks & carried)),
             api_key_env=key,
             max_concurrency=description.max_concurrency or provider.concurrency,
             options={**description.options, "provider": provider.name},
@@ -97,6 +107,8 @@ class BackendFactory:
             NotAllowed: The endpoint may not be called.
         """
         endpoint = self._endpoint(description)
+        if description.type == BackendType.WEBSOCKET:
+            return self._socket(_as_socket(description, endpoint))
         _check_options(description.options)
         provider = _named(description) or provider_at(endpoint) or COMPATIBLE
         dialect = description.dialect if description.dialect in UPSTREAM_DIALECTS else provider.dialect
@@ -104,7 +116,7 @@ class BackendFactory:
             msgspec.structs.replace(description, endpoint=endpoint),
             provider,
             upstream_dialect(dialect),
-            self.session.get,
+            self.session,
             self.secrets,
             self.instance_id,
         )
@@ -128,31 +140,59 @@ class BackendFactory:
         await self.session.close()
 
     def _endpoint(self, description: BackendDescription) -> str:
-        if member(BackendType, description.type, "type") is not BackendType.API:
+        kind = member(BackendType, description.type, "type")
+        if kind not in _SCHEMES:
             raise Unsupported(
                 f"a backend of type {description.type!r} is not built of a description", param="type"
             )
         if not description.endpoint:
             raise BadRequest("endpoint is missing: http://host:port", param="endpoint")
         endpoint = self.endpoints.check(description.endpoint)
-        if urlsplit(endpoint).scheme not in ("http", "https"):
-            raise BadRequest("the endpoint of an API begins with http:// or https://", param="endpoint")
+        if urlsplit(endpoint).scheme not in _SCHEMES[kind]:
+            schemes = " or ".join(f"{scheme}://" for scheme in _SCHEMES[kind])
+            raise BadRequest(
+                f"the endpoint of a backend of type {kind} begins with {schemes}", param="endpoint"
+            )
         return endpoint
+
+    def _socket(self, description: BackendDescription) -> WebSocketBackend:
+        name = description.api_key_env
+        return WebSocketBackend(
+            description.endpoint or "",
+            (lambda: None) if name is None else (lambda: self.secrets.find(name)),
+            instance_id=self.instance_id,
+            models=description.models,
+            tasks=description.tasks,
+            policy=self.endpoints,
+        )
 
     async def _secret(self, name: str | None) -> Secret | None:
         if name is None:
             return None
         found = await self._found(name)
         if found is None:
-            raise Unauthenticated(
-                f"the key {name} is not set: put it into the environment, into "
-                "InferenceServiceConfig.api_key_files or into the keyring (service uia_lab)",
-                param="api_key_env",
-            )
+            raise Unauthenticated(not_set(name), param="api_key_env")
         return found
 
     async def _found(self, name: str) -> Secret | None:
         return await asyncio.to_thread(self.secrets.find, name)
+
+
+def _as_socket(description: BackendDescription, endpoint: str) -> BackendDescription:
+    if description.dialect not in (None, SOCKET_DIALECT):
+        raise BadRequest(
+            f"dialect: a WebSocket speaks {SOCKET_DIALECT!r} here, not {description.dialect!r}",
+            param="dialect",
+        )
+    if description.options:
+        raise BadRequest("options: a WebSocket has none", param="options")
+    return msgspec.structs.replace(
+        description,
+        name=description.name or description.id,
+        endpoint=endpoint,
+        dialect=SOCKET_DIALECT,
+        max_concurrency=description.max_concurrency or SOCKET_CONCURRENCY,
+    )
 
 
 def _named(description: BackendDescription) -> Provider | None:
@@ -180,6 +220,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise BadRequest(f"options.{name} must be an object", param=f"options.{name}")
         if name in ("headers", "query") and not all(isinstance(item, str) for item in value.values()):
             raise BadRequest(f"options.{name} must be an object of strings", param=f"options.{name}")
+        if name == "query" and (secret := _SECRET_QUERY & {item.lower() for item in value}):
+            raise BadRequest(
+                f"options.query must not hold {', '.join(sorted(secret))}: addresses end up in logs; "
+                "put the key into an environment variable and name that in api_key_env",
+                param="options.query",
+            )
         if name == "headers" and (secret := _SECRET_HEADERS & {header.lower() for header in value}):
             raise BadRequest(
                 f"options.headers must not hold {', '.join(sorted(secret))}: it would be kept as it is; "

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
-import msgspec
-
 from uia_lab.access.endpoints import is_loopback
-from uia_lab.access.secrets import Secret, Secrets
+from uia_lab.access.secrets import Secret, Secrets, not_set
+from uia_lab.backends.bodies import described, drain, form_of, json_of, read, said
+from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
 from uia_lab.dialects.json_body import encode
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 MAX_ERROR = 64 << 10
 MAX_LISTING = 8 << 20
 MAX_ANSWER = 256 << 20
-# How long after the last event its connection may take to become free for the next request.
-DRAIN_S = 0.1
 # A provider far away is asked for its models this seldom; its requests tell how it is.
 LISTING_S = 600.0
 
@@ -41,10 +39,13 @@ class HttpBackend:
         description: What it was registered as, with endpoint and dialect.
         provider: Who it is, for paths, headers and names of fields.
         dialect: The dialect it speaks.
-        session: Gives the shared client session.
+        session: The shared client session.
         secrets: Where its key is found by the name in the description.
         instance_id: Our own name, which is added to ``x-uia-via``.
         clock: Seconds, monotonic.
+
+    Attributes:
+        models_loaded: How many models the server has in memory, where it says so.
 
     Raises:
         BadRequest: The description has no endpoint.
@@ -55,7 +56,7 @@ class HttpBackend:
         description: BackendDescription,
         provider: Provider,
         dialect: UpstreamDialect,
-        session: "Callable[[], aiohttp.ClientSession]",
+        session: SharedSession,
         secrets: Secrets,
         instance_id: str,
         clock: Callable[[], float] = time.monotonic,
@@ -72,7 +73,9 @@ class HttpBackend:
         self._clock = clock
         self._key: Secret | None = None
         self._open: set[aiohttp.ClientResponse] = set()
+        self._asking: set[asyncio.Task[aiohttp.ClientResponse]] = set()
         self._models: list[str] = []
+        self.models_loaded: int | None = None
         self._found: Probe | None = None
         self._listed_at = 0.0
         options = description.options
@@ -101,7 +104,7 @@ class HttpBackend:
             supports_streaming=generates,
             supports_batching=True,
             protocols={"http"},
-            features={"tools", "response_format", "vision", "logprobs", "seed"} if generates else set(),
+            features=self.dialect.features if generates else frozenset(),
             external=self.external,
         )
 
@@ -111,6 +114,8 @@ class HttpBackend:
 
     async def stop(self) -> None:
         """Closes the connections of running answers, which end with an error."""
+        for asking in list(self._asking):
+            asking.cancel()
         for response in list(self._open):
             response.close()
 
@@ -118,8 +123,8 @@ class HttpBackend:
         """Asks for health and models, which costs nothing."""
         if self._key is None:
             await self._find_key()
-        if self._key is None and self.description.api_key_env:
-            return Probe(BackendStatus.UNHEALTHY, self._keyless())
+        if self._key is None and (name := self.description.api_key_env):
+            return Probe(BackendStatus.UNHEALTHY, not_set(name))
         listed = self._found
         fresh = self._clock() - self._listed_at < LISTING_S
         if self.external and fresh and listed is not None and listed.status is BackendStatus.HEALTHY:
@@ -129,7 +134,7 @@ class HttpBackend:
         try:
             self._found = await self._look()
         except (aiohttp.ClientError, OSError) as error:
-            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {_described(error)}")
+            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
         except InferenceError as error:
             self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
         self._listed_at = self._clock()
@@ -148,20 +153,14 @@ class HttpBackend:
             request = replace(request, model=self._default_model())
         outgoing = self._adjusted(self.dialect.outgoing(request))
         reader = self.dialect.reader(request, outgoing)
-        if self._key is None and self.description.api_key_env:
+        if self._key is None and (name := self.description.api_key_env):
             await self._find_key()
             if self._key is None:
-                raise Unauthenticated(self._keyless())
+                raise Unauthenticated(not_set(name))
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._session().post(
-                self._url(outgoing.path),
-                data=encode(outgoing.body),
-                params=self._query,
-                headers=self._sent(outgoing, request),
-                allow_redirects=False,
-            )
+            response = await self._post(outgoing, request)
             self._open.add(response)
             if response.status >= 300:
                 raise await self._refusal(response)
@@ -172,17 +171,20 @@ class HttpBackend:
                     raise BackendFailed(f"sent an answer of more than {MAX_ANSWER >> 20} MiB")
                 for event in reader.feed(data):
                     if isinstance(event, Finished):
-                        await _drain(response)
+                        await drain(response)
                         yield event
                         return
                     yield event
             for event in reader.end():
                 yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise BackendFailed(self._without_key(f"the connection broke: {_described(error)}")) from None
+            raise BackendFailed(self._without_key(f"the connection broke: {described(error)}")) from None
         except InferenceError as error:
             error.message = self._without_key(error.message)
             error.args = (error.message,)
+            if isinstance(error, Unauthenticated):
+                # It may have been changed: the next call or probe looks it up anew.
+                self._key = None
             raise
         finally:
             if response is not None:
@@ -190,11 +192,36 @@ class HttpBackend:
                 # Closed by force, unless it was read to its end: whoever left must not be computed for.
                 response.close()
 
+    async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
+        """The response once its headers are there; :meth:`stop` ends the wait for them."""
+        encoded = b"" if outgoing.files else encode(outgoing.body)
+        asking = asyncio.create_task(
+            self._session.post(
+                self._url(outgoing.path),
+                lambda: form_of(outgoing) if outgoing.files else encoded,
+                params=self._query,
+                headers=self._sent(outgoing, request),
+            )
+        )
+        self._asking.add(asking)
+        try:
+            return await asking
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if asking.cancelled() and not (here is not None and here.cancelling()):
+                raise BackendFailed("was stopped while it answered") from None
+            if asking.done() and not asking.cancelled() and asking.exception() is None:
+                # The headers came in the very moment the caller left.
+                asking.result().close()
+            raise
+        finally:
+            self._asking.discard(asking)
+
     async def _look(self) -> Probe:
         if self.provider.health is not None:
             status, body = await self._get(self.provider.health)
             if status == 503:
-                return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+                return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
             if status >= 500:
                 return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its health")
         status, body = await self._get(self.provider.models)
@@ -204,26 +231,35 @@ class HttpBackend:
             reason = f"refuses the key {key}" if key else "wants a key: name it in api_key_env"
             return Probe(BackendStatus.UNHEALTHY, f"{reason} ({status})")
         if status == 503:
-            return Probe(BackendStatus.INITIALIZING, f"is loading: {_said(body)}")
+            return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
         if status == 200:
-            self._models = models_in(_json(body))
+            self._models = models_in(json_of(body))
         elif status in (404, 405, 501) and given:
             return Probe(BackendStatus.HEALTHY, "answers; it lists no models", frozenset(given))
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
+        if self.provider.loaded is not None:
+            status, body = await self._get(self.provider.loaded)
+            loaded = models_in(json_of(body)) if status == 200 else []
+            self.models_loaded = len(loaded)
+            # A request that names no model goes to one that is in memory.
+            self._models.sort(key=lambda name: name not in loaded)
         if given:
             missing = [name for name in given if "*" not in name and name not in self._models]
             reason = f"does not list {', '.join(missing)}" if missing and self._models else "answers"
             return Probe(BackendStatus.HEALTHY, reason, frozenset(given))
         if not self._models:
-            return Probe(BackendStatus.UNHEALTHY, "answers, but has no models")
+            return Probe(
+                BackendStatus.UNHEALTHY, "answers, but lists no models; name them in models if it has some"
+            )
         count = len(self._models)
         reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
         return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
 
     async def _get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a small answer; a redirect is an error here too."""
-        async with self._session().get(
+        session = await self._session.get()
+        async with session.get(
             self._url(path),
             params=self._query,
             headers={**self._headers, **self._authorization()},
@@ -231,21 +267,25 @@ class HttpBackend:
         ) as response:
             if 300 <= response.status < 400:
                 raise self._redirected(response)
-            return response.status, await _read(response, MAX_LISTING)
+            return response.status, await read(response, MAX_LISTING)
 
     async def _refusal(self, response: "aiohttp.ClientResponse") -> InferenceError:
         if response.status < 400:
             return self._redirected(response)
-        body = await _read(response, MAX_ERROR, whole=False)
+        body = await read(response, MAX_ERROR, whole=False)
         return self.dialect.error(response.status, response.headers, body)
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
         # Not followed: the key was given for this host and no other.
-        target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
-        where = f"{target.scheme}://{target.hostname or '?'}{f':{target.port}' if target.port else ''}"
+        try:
+            target = urlsplit(urljoin(self._base, response.headers.get("Location", "")))
+            port = f":{target.port}" if target.port else ""
+            where = f"{target.scheme}://{target.hostname or '?'}{port}{target.path[:200]}"
+        except ValueError:
+            where = "what is no address"
         return BackendFailed(
-            f"redirects to {where}{target.path[:200]} ({response.status}), which is not followed; "
-            "register that address if it is the right one"
+            f"redirects to {where} ({response.status}), which is not followed; register that address if it "
+            "is the right one"
         )
 
     def _url(self, path: str) -> str:
@@ -257,8 +297,10 @@ class HttpBackend:
         return {self.provider.auth: self.provider.scheme + self._key.reveal()}
 
     def _sent(self, outgoing: Outgoing, request: InferenceRequest) -> dict[str, str]:
+        # A form says its own type, with its boundary.
+        kind = {} if outgoing.files else {"Content-Type": "application/json"}
         return {
-            "Content-Type": "application/json",
+            **kind,
             "Accept": "text/event-stream" if outgoing.stream else "application/json",
             "x-uia-via": ",".join((*request.via, self._instance_id)),
             **outgoing.headers,
@@ -297,58 +339,7 @@ class HttpBackend:
             raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
         self._key = found
 
-    def _keyless(self) -> str:
-        return (
-            f"the key {self.description.api_key_env} is not set: put it into the environment, into "
-            "InferenceServiceConfig.api_keys or into the keyring (service uia_lab)"
-        )
-
     def _without_key(self, text: str) -> str:
         """A text of the endpoint's, which may repeat what it was sent."""
         key = self._key.reveal() if self._key is not None else ""
         return text.replace(key, "<key>") if key else text
-
-
-async def _drain(response: "aiohttp.ClientResponse") -> None:
-    """Reads the end of a body that is whole, so that its connection serves again; never for long."""
-    if response.content.at_eof():
-        return
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            await response.content.readany()
-    except Exception:  # noqa: BLE001 - the answer is whole; only the connection is lost
-        return
-
-
-async def _read(response: "aiohttp.ClientResponse", most: int, *, whole: bool = True) -> bytes:
-    """A body of at most so many bytes, or its beginning.
-
-    Raises:
-        BackendFailed: ``whole`` was asked for and there is more.
-    """
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > most:
-            if whole:
-                raise BackendFailed(f"answered with more than {most >> 20} MiB")
-            break
-    return bytes(body[:most])
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
-
-
-def _said(body: bytes) -> str:
-    value = _json(body)
-    inner = value.get("error", value) if isinstance(value, dict) else value
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or "")[:200] or "it does not say what"
-
-
-def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:300]

@@ -5,10 +5,17 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from uia_lab.domain.errors import BadRequest, suggestion
-from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.domain.tasks import (
+    AUDIO_TRANSCRIPTION,
+    IMAGE_GENERATION,
+    TEXT_CLASSIFICATION,
+    TEXT_EMBEDDING,
+    TEXT_GENERATION,
+)
 
 _BOTH = frozenset({TEXT_GENERATION, TEXT_EMBEDDING})
 _TEXT = frozenset({TEXT_GENERATION})
+_ALL = _BOTH | {IMAGE_GENERATION, AUDIO_TRANSCRIPTION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +36,8 @@ class Provider:
         concurrency: Requests at once where nobody says otherwise.
         health: Path that says for nothing whether it is well, if there is one.
         models: Path that lists its models for nothing.
+        loaded: Path that lists the models it has in memory, if there is one.
         prefix: Path of the base URL on a server of one's own.
-        ports: Ports it listens at by default on a machine of one's own.
         headers: Sent with each call.
         fields: Fields of a body under other names, or dropped where the name is None.
         aliases: Other names it is called by.
@@ -48,8 +55,8 @@ class Provider:
     concurrency: int = 32
     health: str | None = None
     models: str = "models"
+    loaded: str | None = None
     prefix: str = "/v1"
-    ports: tuple[int, ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str | None] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
@@ -72,6 +79,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai-chat",
             "https://api.openai.com/v1",
             keys=("OPENAI_API_KEY",),
+            tasks=_ALL,
             # Its reasoning models refuse the older name, and all of its chat models take the newer one.
             fields={"max_tokens": "max_completion_tokens"},
             aliases=("openai_api",),
@@ -112,7 +120,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai-chat",
             "https://api.groq.com/openai/v1",
             keys=("GROQ_API_KEY",),
-            tasks=_TEXT,
+            tasks=_TEXT | {AUDIO_TRANSCRIPTION},
             aliases=("groq_api",),
         ),
         Provider(
@@ -148,6 +156,7 @@ PROVIDERS: Mapping[str, Provider] = {
             "Azure OpenAI",
             "openai-chat",
             keys=("AZURE_OPENAI_API_KEY",),
+            tasks=_ALL,
             auth="api-key",
             scheme="",
             prefix="/openai/v1",
@@ -157,11 +166,12 @@ PROVIDERS: Mapping[str, Provider] = {
         Provider(
             "ollama",
             "Ollama",
-            "openai",
+            "ollama",
             concurrency=4,
-            health="../api/version",
-            ports=(11434,),
-            fields=_ONE_LIMIT,
+            health="api/version",
+            models="api/tags",
+            loaded="api/ps",
+            prefix="",
         ),
         Provider(
             "vllm",
@@ -169,7 +179,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai",
             concurrency=64,
             health="../health",
-            ports=(8000,),
             aliases=("vllm_api",),
         ),
         Provider(
@@ -178,7 +187,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "openai",
             concurrency=4,
             health="../health",
-            ports=(8080,),
             aliases=("llama_cpp", "llama-server"),
             verified=True,
         ),
@@ -187,7 +195,6 @@ PROVIDERS: Mapping[str, Provider] = {
             "LM Studio",
             "openai",
             concurrency=4,
-            ports=(1234,),
             fields=_ONE_LIMIT,
             aliases=("lm_studio",),
         ),
@@ -199,22 +206,22 @@ PROVIDERS: Mapping[str, Provider] = {
             concurrency=64,
             health="../health",
             models="../info",
-            ports=(3000, 8080),
             fields=_ONE_LIMIT,
             aliases=("hf_tgi",),
         ),
         Provider(
             "tei",
             "Text Embeddings Inference",
-            "openai",
-            tasks=frozenset({TEXT_EMBEDDING}),
+            "tei",
+            tasks=frozenset({TEXT_EMBEDDING, TEXT_CLASSIFICATION}),
             concurrency=64,
-            health="../health",
-            models="../info",
-            ports=(8080, 3000),
+            health="health",
+            models="info",
+            prefix="",
             aliases=("hf_tei",),
         ),
-        Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",)),
+        # Ran against the server of transformers.
+        Provider("compatible", "OpenAI-compatible", "openai", aliases=("openai_compatible",), verified=True),
     )
 }
 

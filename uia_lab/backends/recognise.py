@@ -10,6 +10,7 @@ import msgspec
 
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider
 from uia_lab.domain.errors import BackendFailed, NoBackendAvailable, Unauthenticated
+from uia_lab.domain.tasks import TEXT_CLASSIFICATION, TEXT_EMBEDDING
 
 if TYPE_CHECKING:
     import aiohttp
@@ -49,10 +50,12 @@ class Recognised:
     Args:
         provider: What it is.
         endpoint: Its base URL.
+        tasks: What its one model does, where that is known; else those of the provider.
     """
 
     provider: Provider
     endpoint: str
+    tasks: tuple[str, ...] = ()
 
 
 async def recognise(
@@ -81,7 +84,7 @@ async def recognise(
         raise NoBackendAvailable(f"nobody answers at {endpoint}: {answers['v1/models'].why}")
     provider = _provider(answers)
     if provider is not None:
-        return Recognised(provider, root + provider.prefix)
+        return Recognised(provider, root + provider.prefix, _tasks(answers["info"].fields.get("model_type")))
     for path in ("v1/models", "models"):
         if isinstance(answers[path].fields.get("data"), list):
             return Recognised(COMPATIBLE, root + ("/v1" if path.startswith("v1/") else ""))
@@ -132,6 +135,16 @@ def _provider(answers: Mapping[str, Answer]) -> Provider | None:
     if isinstance(answers["api/v0/models"].fields.get("data"), list):
         return PROVIDERS["lmstudio"]
     return PROVIDERS["vllm"] if owner == "vllm" else None
+
+
+def _tasks(model_type: Any) -> tuple[str, ...]:
+    """What a server of Text Embeddings Inference does: ``{"embedding": ..}`` or ``{"classifier": ..}``."""
+    kinds = {str(name).lower() for name in model_type} if isinstance(model_type, dict) else {model_type}
+    if "reranker" in kinds:
+        raise BackendFailed("the server's model ranks texts, and no task of ours is that")
+    if "classifier" in kinds:
+        return (TEXT_CLASSIFICATION,)
+    return (TEXT_EMBEDDING,) if "embedding" in kinds else ()
 
 
 def _is_object(value: Any) -> bool:

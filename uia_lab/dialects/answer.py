@@ -49,6 +49,7 @@ class Answer:
     def __init__(self, choices: int = 1) -> None:
         self.choices = [Choice() for _ in range(choices)]
         self.backend_id = ""
+        self.chunks: list[Chunk] = []
         self.finished = Finished(None)
 
     def add(self, event: Event) -> None:
@@ -56,6 +57,7 @@ class Answer:
         if isinstance(event, Started):
             self.backend_id = event.backend_id
         elif isinstance(event, Chunk):
+            self.chunks.append(event)
             while len(self.choices) <= event.choice:
                 self.choices.append(Choice())
             self.choices[event.choice].add(event)

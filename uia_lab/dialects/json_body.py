@@ -8,6 +8,7 @@ import msgspec
 from uia_lab.domain.errors import BadRequest
 
 MAX_DEPTH = 64
+MAX_PARTS = 200_000
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
@@ -17,8 +18,13 @@ def decode_object(body: bytes) -> dict[str, Any]:
         body: UTF-8 JSON.
 
     Raises:
-        BadRequest: Not JSON, not an object, or nested more than ``MAX_DEPTH`` deep.
+        BadRequest: Not JSON, not an object, nested more than ``MAX_DEPTH`` deep, or of too many parts.
     """
+    # Counting brackets is far cheaper than the walk, and most bodies have too few to be deep.
+    parts = body.count(b"[") + body.count(b"{")
+    if parts > MAX_PARTS:
+        # Millions of empty lists are a small body and seconds of work for everybody's loop.
+        raise BadRequest(f"the body has {parts} lists and objects; at most {MAX_PARTS} are taken")
     try:
         value = msgspec.json.decode(body)
     except RecursionError:
@@ -27,8 +33,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise BadRequest(f"the body must be a JSON object, not {kind(value)}")
-    # Counting brackets is far cheaper than the walk, and most bodies have too few to be deep.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+    if parts > MAX_DEPTH:
         _check_depth(value)
     return value
 

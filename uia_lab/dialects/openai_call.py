@@ -1,4 +1,4 @@
-"""A parsed call in OpenAI's dialect, and the parameters its endpoints share."""
+"""A parsed call, and the parameters that the endpoints of OpenAI's dialect share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import kind
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Usage
-from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints
+from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints, Wire
 
 MAX_CHOICES = 128
 MAX_STOPS = 16
@@ -30,6 +30,8 @@ class Call:
         choices: How many choices the answer has.
         encoding: How embeddings are written, ``float`` or ``base64``.
         hints: The body's ``uia`` object.
+        wire: The call as it came, for an upstream of the same dialect.
+        shown: What the answer repeats of the call, or is written by, beyond the fields above.
     """
 
     task: str
@@ -42,6 +44,8 @@ class Call:
     choices: int = 1
     encoding: str = "float"
     hints: Mapping[str, Any] = field(default_factory=dict)
+    wire: Wire | None = None
+    shown: Mapping[str, Any] = field(default_factory=dict)
 
     def request(
         self, request_id: str, principal: str, routing: RoutingHints, via: tuple[str, ...] = ()
@@ -63,6 +67,7 @@ class Call:
             stream=self.stream,
             principal=principal,
             via=via,
+            wire=self.wire,
             routing=routing,
             id=request_id,
         )
@@ -134,6 +139,10 @@ def usage_object(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
     }
+    if usage.cached_tokens:
+        counts["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens:
+        counts["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.estimated:
         counts["estimated"] = True
     return counts

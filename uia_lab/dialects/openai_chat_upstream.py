@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.upstream import Outgoing
+from uia_lab.dialects.upstream import Outgoing, count_of
 from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
 from uia_lab.domain.errors import Unsupported
@@ -98,16 +98,26 @@ class OpenAIChat:
         }
         return Outgoing("chat/completions", body, stream=True)
 
-    def reader(self, request: InferenceRequest) -> "ChatReader":  # noqa: ARG002
+    def reader(self, request: InferenceRequest) -> "ChatReader":
         """A fresh reader of the answer."""
-        return ChatReader()
+        return ChatReader(choices_of(request))
+
+
+def choices_of(request: InferenceRequest) -> int:
+    """How many choices a request asks for, over all of its prompts."""
+    n = request.parameters.get("n")
+    return (n if isinstance(n, int) else 1) * count_of(request.inputs)
 
 
 class ChatReader(BodyReader):
-    """Chunks of a chat, or a whole one."""
+    """Chunks of a chat, or a whole one.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        choices: How many were asked for.
+    """
+
+    def __init__(self, choices: int = 1) -> None:
+        super().__init__(choices)
         self._calls: dict[int, int] = {}
 
     def event(self, name: str, data: bytes) -> Sequence[Event]:

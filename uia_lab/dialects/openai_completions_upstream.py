@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from uia_lab.dialects.openai_chat_upstream import Counts
+from uia_lab.dialects.openai_chat_upstream import Counts, choices_of
 from uia_lab.dialects.upstream import Outgoing
 from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
@@ -44,9 +44,9 @@ class OpenAICompletions:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         return Outgoing("completions", body, stream=stream)
 
-    def reader(self, request: InferenceRequest) -> "CompletionsReader":  # noqa: ARG002
+    def reader(self, request: InferenceRequest) -> "CompletionsReader":
         """A fresh reader of the answer."""
-        return CompletionsReader()
+        return CompletionsReader(choices_of(request))
 
 
 class CompletionsReader(BodyReader):

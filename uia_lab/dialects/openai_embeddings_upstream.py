@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from uia_lab.dialects.openai_chat_upstream import Counts
-from uia_lab.dialects.upstream import Outgoing
+from uia_lab.dialects.upstream import Outgoing, count_of
 from uia_lab.dialects.upstream_errors import frame_error
 from uia_lab.dialects.upstream_reader import BodyReader, decoded
 from uia_lab.domain.errors import BackendFailed
@@ -94,13 +94,6 @@ def embedded(vectors: list[list[float]], count: int, usage: Usage) -> list[Event
     if len(vectors) != count:
         raise BackendFailed(f"gave {len(vectors)} vectors for {count} texts")
     return [Chunk(0, Result(vectors)), Finished(vectors, usage)]
-
-
-def count_of(inputs: Any) -> int:
-    """How many texts the inputs are: a list of token ids is one."""
-    if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
-        return 1
-    return len(inputs)
 
 
 def _vector(value: str | list[float]) -> list[float]:

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from uia_lab.domain.errors import InferenceError
-
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 499: "cancelled"}
 
 
@@ -24,8 +22,3 @@ def envelope(
         param: Field at fault.
     """
     return {"error": {"message": message, "type": error_type(status), "param": param, "code": code}}
-
-
-def error_envelope(error: InferenceError) -> dict[str, dict[str, Any]]:
-    """The body for an error of the domain."""
-    return envelope(error.http_status, error.message, error.code, error.param)

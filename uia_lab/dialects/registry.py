@@ -6,8 +6,12 @@ from uia_lab.dialects.upstream import UpstreamDialect
 from uia_lab.domain.errors import BadRequest, suggestion
 
 UPSTREAM_DIALECTS = {
+    "anthropic": "uia_lab.dialects.anthropic.upstream:ANTHROPIC",
+    "ollama": "uia_lab.dialects.ollama_upstream:OLLAMA",
     "openai": "uia_lab.dialects.openai_upstream:OPENAI",
     "openai-chat": "uia_lab.dialects.openai_upstream:OPENAI_CHAT",
+    "openai-responses": "uia_lab.dialects.responses.upstream:RESPONSES",
+    "tei": "uia_lab.dialects.tei_upstream:TEI",
 }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from uia_lab.domain.audio import Audio
 from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
@@ -15,15 +16,17 @@ class Outgoing:
 
     Args:
         path: Below the base URL, without a slash in front.
-        body: What is sent as JSON.
+        body: What is sent as JSON; with ``files`` the fields of a multipart form, each a string or a list.
         stream: Whether the answer was asked for as a stream.
         headers: Beside those of authentication.
+        files: Files of a multipart form, by the name of their field.
     """
 
     path: str
     body: Mapping[str, Any]
     stream: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Audio] = field(default_factory=dict)
 
 
 class Reader(Protocol):
@@ -52,10 +55,12 @@ class UpstreamDialect(Protocol):
     Attributes:
         name: The dialect's name.
         tasks: Tasks it can carry.
+        features: What beyond plain text generation it has a form for (:mod:`uia_lab.routing.features`).
     """
 
     name: str
     tasks: frozenset[str]
+    features: frozenset[str]
 
     def outgoing(self, request: InferenceRequest) -> Outgoing:
         """The call that asks for a request's answer.
@@ -69,3 +74,10 @@ class UpstreamDialect(Protocol):
 
     def error(self, status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
         """The typed error of an answer with a status of 400 or more."""
+
+
+def count_of(inputs: Any) -> int:
+    """How many texts the inputs are: a list of token ids is one."""
+    if not isinstance(inputs, list) or (inputs and isinstance(inputs[0], int)):
+        return 1
+    return len(inputs)

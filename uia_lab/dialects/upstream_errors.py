@@ -52,6 +52,7 @@ _BY_NAME: dict[str, type[InferenceError]] = {
     "exceed_context_size_error": ContextTooLong,
     "insufficient_quota": NotAllowed,
     "invalid_api_key": Unauthenticated,
+    "invalid_prompt": BadRequest,
     "invalid_request_error": BadRequest,
     "loop_detected": LoopDetected,
     "model_not_available": ModelNotFound,
@@ -62,6 +63,8 @@ _BY_NAME: dict[str, type[InferenceError]] = {
     "permission_error": NotAllowed,
     "rate_limit_error": RateLimited,
     "resource_exhausted": RateLimited,
+    "server_is_overloaded": NoBackendAvailable,
+    "slow_down": NoBackendAvailable,
     "string_above_max_length": ContextTooLong,
     "unavailable": NoBackendAvailable,
     "unavailable_error": NoBackendAvailable,
@@ -77,7 +80,7 @@ _KEY = re.compile(
 )
 _MODEL = re.compile(r"\bmodels?\b", re.IGNORECASE)
 # Another backend may have the model, more context, or an account in good standing.
-_ELSEWHERE = (ContextTooLong, ModelNotFound, Unauthenticated, NotAllowed)
+_ELSEWHERE = (ContextTooLong, LoopDetected, ModelNotFound, Unauthenticated, NotAllowed)
 
 
 def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> InferenceError:
@@ -95,18 +98,20 @@ def upstream_error(status: int, headers: Mapping[str, str], body: bytes) -> Infe
         error.retry_after = retry_after(headers)
         if error.retry_after is None:
             error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 def frame_error(data: bytes) -> InferenceError:
     """The typed error of a frame inside an answer that had begun with a good status."""
     facts = _Facts(data)
-    status = facts.status or 500
+    # Nothing but the name tells there whose fault it is.
+    blames_request = any(_BY_NAME.get(name) is BadRequest for name in facts.names)
+    status = facts.status or (400 if blames_request or _CONTEXT.search(facts.message) else 500)
     error = _kind(status, facts)(
         f"sent an error inside its answer: {facts.message or 'nothing that explains it'}", param=facts.param
     )
     error.retry_after = facts.retry_after
-    return _open_to_others(error)
+    return open_to_others(error)
 
 
 class _Facts:
@@ -177,7 +182,8 @@ def _kind(status: int, facts: _Facts) -> type[InferenceError]:
     return BackendFailed
 
 
-def _open_to_others(error: InferenceError) -> InferenceError:
+def open_to_others(error: InferenceError) -> InferenceError:
+    """The error, marked as one that another backend may not have, where that is so."""
     if isinstance(error, _ELSEWHERE):
         error.retryable = True
     return error

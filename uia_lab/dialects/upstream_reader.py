@@ -59,6 +59,10 @@ class AnswerBuilder:
         self._begun.add(choice)
         self._reasons[choice] = _REASONS.get(reason, reason)
 
+    def has_ended(self, choices: int) -> bool:
+        """Whether so many choices, and every one that began, have told their finish reason."""
+        return len(self._reasons) >= max(choices, len(self._begun))
+
     def finished(self) -> Finished:
         """The end of the answer.
 
@@ -79,14 +83,19 @@ class AnswerBuilder:
 class BodyReader(ABC):
     """Reads an answer as server-sent events or, from an upstream that sends it at once, as one JSON body.
 
+    Args:
+        choices: How many choices were asked for. Once each has told its finish reason, a stream may do
+            without the dialect's mark of its end, as that of ``transformers serve`` does; 0 insists on it.
+
     Attributes:
         answer: What came so far.
         complete: Whether the upstream has said that this was all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 0) -> None:
         self.answer = AnswerBuilder()
         self.complete = False
+        self._choices = choices
         self._parser: sse.Parser | None = None
         self._body = bytearray()
 
@@ -120,6 +129,9 @@ class BodyReader(ABC):
         """
         if self.complete:
             return ()
+        if self._parser is not None and self._choices and self.answer.has_ended(self._choices):
+            self.complete = True
+            return [self.answer.finished()]
         if self._parser is not None:
             raise BackendFailed(f"the stream ended after {self.answer.chunks} chunks without its end")
         body = bytes(self._body)

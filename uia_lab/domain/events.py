@@ -16,9 +16,16 @@ class Text(msgspec.Struct, frozen=True, tag="text"):
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
-    """A piece of the model's visible reasoning, which is not part of the answer."""
+    """A piece of the model's visible reasoning, which is not part of the answer.
+
+    Args:
+        text: What is shown.
+        signature: ``dialect:seal``, the seal by which the provider of that dialect knows its own reasoning
+            when a later turn gives it back; comes with the last piece of a block of reasoning and ends it.
+    """
 
     text: str
+    signature: str | None = None
 
 
 class ToolCall(msgspec.Struct, frozen=True, tag="tool_call"):
@@ -43,14 +50,20 @@ class Usage(msgspec.Struct, frozen=True):
     """Token counts of one answer.
 
     Args:
-        input_tokens: Tokens of the prompt, by the tokenizer or the upstream.
-        output_tokens: Tokens generated.
+        input_tokens: Tokens of the prompt, by the tokenizer or the upstream, those of its cache included.
+        output_tokens: Tokens generated, those of reasoning included.
         estimated: True where neither a tokenizer nor an upstream gave the figures.
+        cached_tokens: Tokens of the prompt that came from the upstream's prompt cache.
+        cache_creation_tokens: Tokens of the prompt that were written to it.
+        reasoning_tokens: Tokens of reasoning.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    cached_tokens: int = 0
+    cache_creation_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -126,6 +139,7 @@ class Finished(msgspec.Struct, frozen=True):
         finish_reason: ``stop``, ``length``, ``tool_calls`` or ``content_filter``.
         attempts: Every backend tried, in order.
         finish_reasons: Where several choices were asked for, the reason of each.
+        stop_sequence: The stop string that ended it, where the upstream says.
     """
 
     result: Any
@@ -133,6 +147,7 @@ class Finished(msgspec.Struct, frozen=True):
     finish_reason: str = "stop"
     attempts: tuple[Attempted, ...] = ()
     finish_reasons: tuple[str, ...] = ()
+    stop_sequence: str | None = None
 
 
 Event: TypeAlias = Started | Chunk | Switched | Finished

@@ -72,10 +72,17 @@ def _is_number(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """The request as it came: a dialect's name and the raw body, for a relay without translation."""
+    """The request as it came, for an upstream of the same dialect.
+
+    Args:
+        dialect: The dialect's name.
+        body: The raw body.
+        headers: Those that change what the body means.
+    """
 
     dialect: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,15 @@ from uia_lab.domain.errors import BadRequest, suggestion
 
 TEXT_GENERATION = "text-generation"
 TEXT_EMBEDDING = "text-embedding"
+TEXT_CLASSIFICATION = "text-classification"
+AUDIO_TRANSCRIPTION = "audio-transcription"
+IMAGE_GENERATION = "image-generation"
 
 TASKS = frozenset(
     {
         TEXT_GENERATION,
         TEXT_EMBEDDING,
-        "text-classification",
+        TEXT_CLASSIFICATION,
         "summarization",
         "translation",
         "question-answering",
@@ -17,8 +20,8 @@ TASKS = frozenset(
         "token-classification",
         "zero-shot-classification",
         "image-classification",
-        "audio-transcription",
-        "image-generation",
+        AUDIO_TRANSCRIPTION,
+        IMAGE_GENERATION,
     }
 )
 
@@ -35,8 +38,8 @@ ALIASES = {
     "feature-extraction": TEXT_EMBEDDING,
     "sentence-embedding": TEXT_EMBEDDING,
     "sentence-similarity": TEXT_EMBEDDING,
-    "classification": "text-classification",
-    "sentiment-analysis": "text-classification",
+    "classification": TEXT_CLASSIFICATION,
+    "sentiment-analysis": TEXT_CLASSIFICATION,
     "ner": "token-classification",
     "zero-shot": "zero-shot-classification",
     "automatic-speech-recognition": "audio-transcription",

@@ -12,11 +12,10 @@ from uia_lab.dialects import sse
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.hints import passed_through, routing_hints
 from uia_lab.dialects.openai_call import Call
-from uia_lab.dialects.openai_errors import envelope, error_envelope
 from uia_lab.domain.errors import InferenceError, NoBackendAvailable
 from uia_lab.domain.events import Event, Started
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.doors.base import Door, log
+from uia_lab.doors.base import Door, Fault, log
 
 TOUCH_S = 5.0
 
@@ -32,6 +31,8 @@ class AnsweringDoor(Door):
     """Base of the inference doors; a dialect supplies the three methods in the middle."""
 
     scopes: ClassVar[tuple[str, ...]] = (INFER,)
+    waiting: ClassVar[bytes] = sse.WAITING
+    """What keeps a client waiting that has got nothing yet."""
     _gone = False
     _request: InferenceRequest | None = None
     _touched = 0.0
@@ -48,6 +49,14 @@ class AnsweringDoor(Door):
     def rendering(self, call: Call, backend_id: str) -> Rendering:
         """A fresh renderer of the dialect's stream."""
         raise NotImplementedError
+
+    def broken(self, fault: Fault, rendering: Rendering) -> bytes:  # noqa: ARG002 - for dialects that go on counting
+        """The bytes that end a stream which has broken; no ``[DONE]`` follows them."""
+        return sse.event(self.envelope(fault), "error")
+
+    def send_whole(self, call: Call, answer: Answer) -> None:
+        """Sends an answer that is not streamed."""
+        self.answer(self.whole(call, answer))
 
     async def post(self) -> None:
         """Runs one inference."""
@@ -85,9 +94,10 @@ class AnsweringDoor(Door):
         if not self._gone:
             self.set_header("x-uia-backend", answer.backend_id)
             self._tell_limits()
-            self.answer(self.whole(call, answer))
+            self.send_whole(call, answer)
 
     async def _stream(self, call: Call, request: InferenceRequest) -> None:
+        rendering: Rendering | None = None
         async with self.manager.open(request) as events:
             try:
                 first = await self._first(events)
@@ -102,7 +112,7 @@ class AnsweringDoor(Door):
             except Exception as error:
                 if not self._headers_written or self._gone:
                     raise
-                await self._send(self._failure(error))
+                await self._send(self._failure(error, rendering or self.rendering(call, self._backend_id)))
         if not self._gone:
             self.finish()
 
@@ -113,7 +123,7 @@ class AnsweringDoor(Door):
         try:
             while not (await asyncio.wait({pending}, timeout=patience))[0]:
                 self._open()
-                await self._send(sse.WAITING)
+                await self._send(self.waiting)
                 patience = self.timings.waiting_s
             return pending.result()
         finally:
@@ -183,13 +193,10 @@ class AnsweringDoor(Door):
         self._gone = True
         raise StreamClosedError
 
-    def _failure(self, error: Exception) -> bytes:
-        """The event that ends a stream which has broken; no ``[DONE]`` follows it."""
-        if isinstance(error, InferenceError):
-            return sse.event(error_envelope(error), "error")
-        log.error("unexpected error in the stream of %s", self.request_id, exc_info=error)
-        text = f"an internal error, logged under {self.request_id}"
-        return sse.event(envelope(500, text, "internal_error"), "error")
+    def _failure(self, error: Exception, rendering: Rendering) -> bytes:
+        if not isinstance(error, InferenceError):
+            log.error("unexpected error in the stream of %s", self.request_id, exc_info=error)
+        return self.broken(self.fault(error), rendering)
 
     def _note(self) -> None:
         now = time.monotonic()

@@ -4,13 +4,16 @@ import asyncio
 import errno
 import logging
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, RequestHandler
 
+from uia_lab.access.credentials import bearer
 from uia_lab.doors.base import MAX_BODY, Door, Timings
+from uia_lab.doors.forms import KEPT_TYPE
 from uia_lab.doors.open_doors import OpenDoors
 from uia_lab.doors.routes import routes
 from uia_lab.doors.standalone import standalone_door
@@ -20,18 +23,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 75.0
-BODY_S = 60.0
+MAX_HEADERS = 64 * 1024
+# What a stranger can make this process hold before it is told to go.
+STRANGERS_BODY = 64 * 1024
 STOP_S = 5.0
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104  # recognised here, never bound by default
 
 
 class _Doors(Application):
-    """No door reads a form; tornado would parse one before anybody is asked who they are."""
+    """Looks at requests when only their headers are there: of strangers' bodies little is read."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        """The handler, with a request whose body nobody will parse as a form."""
-        request.headers.pop("Content-Type", None)
+        """The handler, with a request whose body tornado will not take for a form."""
+        key = bearer(request.headers)
+        if key is None or self.settings["uia_service"].keys.verify(key) is None:
+            cast("HTTP1Connection", request.connection).set_max_body_size(STRANGERS_BODY)
+        # Tornado would parse a form before it is known who sends it; a door that takes one does it later.
+        request.headers.pop(KEPT_TYPE, None)
+        if (content_type := request.headers.pop("Content-Type", None)) is not None:
+            request.headers[KEPT_TYPE] = content_type
         return super().find_handler(request, **kwargs)
 
 
@@ -95,13 +105,14 @@ class HttpServer:
                 "(HF_SERVER_PORT) to another port or to 0 for a free one, or hf_server_host.",
             ) from error
         self.port = sockets[0].getsockname()[1]
+        timings: Timings = self.application.settings["uia_timings"]
         self._server = HTTPServer(
             self.application,
             # Beyond the doors' own limit, so that a body just above it gets a proper error.
             max_body_size=2 * MAX_BODY,
-            max_header_size=64 * 1024,
-            idle_connection_timeout=IDLE_S,
-            body_timeout=BODY_S,
+            max_header_size=MAX_HEADERS,
+            idle_connection_timeout=timings.idle_s,
+            body_timeout=timings.body_s,
         )
         self._server.add_sockets(sockets)
         log.info("listening at %s", self.url)

@@ -24,10 +24,16 @@ class BackendsDoor(Door):
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"POST": (ADMIN,)}
 
     def get(self) -> None:
-        """The backends that match."""
+        """The backends that match, and what discovery found, used or not, with its reason."""
         asked = {name: self.get_query_argument(name, None) or None for name in ("type", "status", "task")}
         found = self.manager.list_backends(asked["type"], asked["status"], asked["task"])
-        self.answer({"backends": [backend.to_dict() for backend in found]})
+        apis = self.service.apis
+        self.answer(
+            {
+                "backends": [backend.to_dict() for backend in found],
+                "found": [item.to_dict() for item in apis.found()] if apis is not None else [],
+            }
+        )
 
     async def post(self) -> None:
         """Registers a backend by its address and gives what the first look found; it is kept."""

@@ -14,7 +14,7 @@ from tornado.web import HTTPError, RequestHandler
 from uia_lab.access.credentials import bearer
 from uia_lab.access.principals import READ, Principal
 from uia_lab.dialects.json_body import decode_object, encode
-from uia_lab.dialects.openai_errors import envelope, error_envelope
+from uia_lab.dialects.openai_errors import envelope
 from uia_lab.domain.errors import InferenceError, Unauthenticated
 from uia_lab.domain.requests import new_request_id
 
@@ -36,11 +36,34 @@ class Timings:
         hold_s: For the first content of a stream before its headers are sent all the same.
         waiting_s: Between two comments that keep a silent stream open.
         stalled_s: For a client that does not read before it is dropped.
+        heartbeat_s: Between two pings of a worker; three unanswered mean that it is gone.
+        body_s: For the whole body of a request.
+        idle_s: For the next request on a connection, and for its headers.
     """
 
     hold_s: float = 5.0
     waiting_s: float = 10.0
     stalled_s: float = 30.0
+    heartbeat_s: float = 10.0
+    body_s: float = 60.0
+    idle_s: float = 75.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a client is told of an error.
+
+    Args:
+        status: HTTP status.
+        message: What happened and what to do.
+        code: Stable machine-readable name.
+        param: Field at fault.
+    """
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
 
 
 class Door(RequestHandler):
@@ -55,6 +78,8 @@ class Door(RequestHandler):
     """Scopes of methods that take others."""
     key_in_query: ClassVar[bool] = False
     """Whether ``?token=`` is read, for clients that cannot set headers."""
+    max_body: ClassVar[int] = MAX_BODY
+    """Bytes a body may have."""
 
     request_id: str = ""
     principal: Principal
@@ -113,8 +138,8 @@ class Door(RequestHandler):
         if scopes:
             self.principal = await self._authenticated()
             self.principal.require(*scopes)
-        if len(self.request.body) > MAX_BODY:
-            raise HTTPError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
+        if len(self.request.body) > self.max_body:
+            raise HTTPError(413, f"the body is larger than {self.max_body // 2**20} MiB")
 
     async def _authenticated(self) -> Principal:
         token = self.get_query_argument("token", None) if self.key_in_query else None
@@ -155,6 +180,10 @@ class Door(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.finish(encode(value))
 
+    def envelope(self, fault: Fault) -> Any:
+        """The body of an error answer, in the door's dialect."""
+        return envelope(fault.status, fault.message, fault.code, fault.param)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Sends an error in the envelope; an unexpected one without its internals."""
         error = (kwargs.get("exc_info") or (None, None, None))[1]
@@ -165,17 +194,22 @@ class Door(RequestHandler):
                 self.set_header("Retry-After", str(max(1, math.ceil(error.retry_after))))
             if isinstance(error, Unauthenticated):
                 self.set_header("WWW-Authenticate", 'Bearer realm="uia_lab"')
-            self.finish(encode(error_envelope(error)))
-            return
-        phrase = HTTPStatus(status_code).phrase if status_code in _KNOWN else "error"
-        message = ""
-        if isinstance(error, HTTPError) and status_code < 500:
-            message = error.get_message() or ""
-        text = message or (
-            f"an internal error, logged under {self.request_id}" if status_code >= 500 else phrase
-        )
-        code = "internal_error" if status_code >= 500 else phrase.lower().replace(" ", "_")
-        self.finish(encode(envelope(status_code, text, code)))
+        self.finish(encode(self.envelope(self.fault(error, status_code))))
+
+    def fault(self, error: BaseException | None, status: int = 500) -> Fault:
+        """What may be told of an error.
+
+        Args:
+            error: The error.
+            status: Status of the answer, where the error has none of its own.
+        """
+        if isinstance(error, InferenceError):
+            return Fault(error.http_status, error.message, error.code, error.param)
+        if status >= 500:
+            return Fault(status, f"an internal error, logged under {self.request_id}", "internal_error")
+        phrase = HTTPStatus(status).phrase if status in _KNOWN else "error"
+        message = error.get_message() if isinstance(error, HTTPError) else None
+        return Fault(status, message or phrase, phrase.lower().replace(" ", "_"))
 
     def log_exception(
         self,

@@ -1,6 +1,7 @@
 """The one table of doors; both mounts are made from it."""
 
 from uia_lab.doors.aliases import AliasDoor, AliasesDoor
+from uia_lab.doors.anthropic import MessagesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
@@ -8,10 +9,12 @@ from uia_lab.doors.hardware import HardwareDoor
 from uia_lab.doors.infer import InferDoor
 from uia_lab.doors.keys import KeyDoor, KeysDoor
 from uia_lab.doors.local_models import LoadDoor, LocalModelsDoor, UnloadDoor
+from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
+from uia_lab.doors.responses import ResponsesDoor
 from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
@@ -22,6 +25,10 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/chat/completions", ChatDoor),
         (r"/v1/completions", CompletionsDoor),
         (r"/v1/embeddings", EmbeddingsDoor),
+        (r"/v1/responses", ResponsesDoor),
+        (r"/v1/messages", MessagesDoor),
+        (r"/v1/images/generations", ImagesDoor),
+        (r"/v1/audio/transcriptions", TranscriptionsDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
         (r"/infer", InferDoor),

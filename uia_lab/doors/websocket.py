@@ -1,37 +1,72 @@
-"""``/ws/{client_id}``: live status over a WebSocket."""
+"""``/ws/{client_id}``: inference, live topics and workers over a WebSocket."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from uia_lab._version import __version__
+from uia_lab.access.principals import ADMIN, INFER, READ
 from uia_lab.dialects.json_body import decode_object, encode, kind
-from uia_lab.domain.errors import BadRequest, InferenceError, suggestion
-from uia_lab.doors.base import Door, log
+from uia_lab.dialects.websocket_answers import error_fields
+from uia_lab.dialects.websocket_requests import MAX_ID
+from uia_lab.domain.errors import (
+    BadRequest,
+    InferenceError,
+    NoBackendAvailable,
+    suggestion,
+)
+from uia_lab.doors.base import MAX_BODY, Door, log
+from uia_lab.doors.feeds import Feeds
+from uia_lab.doors.socket_inference import SocketInference
+from uia_lab.doors.socket_worker import WorkerSeat
 from uia_lab.doors.updates import Updates
 from uia_lab.manager.topics import TOPICS
 
-MAX_MESSAGE = 4 * 1024 * 1024
+MAX_MESSAGE = MAX_BODY
 CLOSE_S = 1.0
-# These come with a later protocol step; saying so is better than calling them unknown.
-ANNOUNCED = frozenset({"inference", "cancel", "register", "result", "chunk", "complete", "fail"})
+TOUCH_S = 5.0
+NOT_KNOWN = 4401
+"""Code of the close when the key of a connection is not valid any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message of a client.
+
+    Args:
+        type: Its type.
+        body: All of it.
+        size: Its bytes.
+    """
+
+    type: str
+    body: dict[str, Any]
+    size: int
 
 
 class SocketDoor(Door, WebSocketHandler):
     """One connection. The client's id is a label of its choice; the identity is the key's or Jupyter's."""
 
+    scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
+    """To come in; each message then takes its own."""
     key_in_query: ClassVar[bool] = True
     _updates: Updates | None = None
+    _inference: SocketInference | None = None
+    _seat: WorkerSeat | None = None
+    _client_id = ""
+    _touched = 0.0
 
     @property
     def max_message_size(self) -> int:
-        """What tornado refuses by closing; we refuse far smaller ones and stay open."""
-        return 4 * MAX_MESSAGE
+        """What tornado refuses by closing; we refuse smaller ones and stay open."""
+        return 2 * MAX_MESSAGE
 
     @property
     def ping_interval(self) -> float:
@@ -42,6 +77,12 @@ class SocketDoor(Door, WebSocketHandler):
     def ping_timeout(self) -> float:
         """Seconds to wait for a pong."""
         return 30.0
+
+    @property
+    def feeds(self) -> Feeds:
+        """The live topics of this mount."""
+        feeds: Feeds = self.settings.setdefault("uia_feeds", Feeds(self.manager.subscribe))
+        return feeds
 
     def check_origin(self, origin: str) -> bool:
         """A key is never sent by a browser on its own, so with one any page may connect."""
@@ -59,103 +100,211 @@ class SocketDoor(Door, WebSocketHandler):
     async def open(self, client_id: str) -> None:
         """Greets the client."""
         self.open_doors.enter(self)
-        self._updates = Updates(self.manager.subscribe, self._send)
-        await self._send(
+        self._turn = asyncio.Lock()
+        self._client_id = client_id[:MAX_ID]
+        self._updates = Updates(self.feeds, self._write)
+        self._inference = SocketInference(self.manager, self.principal, self.send, self._active)
+        self._seat = WorkerSeat(
+            self.manager, self.send, self._beat, self.close, self._cut, self.timings.heartbeat_s
+        )
+        await self.send(
             "connection",
             status="connected",
-            client_id=client_id,
+            client_id=self._client_id,
             connection_id=uuid.uuid4().hex,
             instance_id=self.service.instance_id,
             version=__version__,
         )
+        if self.open_doors.closing:
+            # The mount has told its doors to end while this one was opening.
+            self.hang_up()
 
     async def on_message(self, message: str | bytes) -> None:
-        """Answers one message; the next one is read when this is sent, so a flood holds itself back."""
-        handlers: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
-            "subscribe": self._subscribe,
-            "unsubscribe": self._unsubscribe,
-            "status": self._status,
-            "ping": self._ping,
-        }
+        """Answers one message; the next one is read when this is done, so a flood holds itself back."""
         request_id = None
         try:
+            if self._seat is not None:
+                self._seat.heard()
             if len(message) > MAX_MESSAGE:
                 raise BadRequest(f"the message is larger than {MAX_MESSAGE // 2**20} MiB")
-            body = decode_object(message.encode() if isinstance(message, str) else message)
+            raw = message.encode() if isinstance(message, str) else message
+            if len(raw) > MAX_MESSAGE:
+                raise BadRequest(f"the message is larger than {MAX_MESSAGE // 2**20} MiB")
+            body = decode_object(raw)
             request_id = body.get("request_id") if isinstance(body.get("request_id"), str) else None
             name = body.get("type")
-            if isinstance(name, str) and name in ANNOUNCED:
-                text = f"{name!r} is not available on this socket yet; use the REST doors"
-                await self._error(text, "unsupported_message", request_id)
-                return
-            if not isinstance(name, str) or name not in handlers:
-                known = suggestion(name[:40] if isinstance(name, str) else "", handlers)
+            if not isinstance(name, str) or name not in MESSAGES:
+                known = suggestion(name[:40] if isinstance(name, str) else "", MESSAGES)
                 await self._error(f"unknown type {kind(name)}.{known}", "unknown_message", request_id)
                 return
-            await handlers[name](body)
+            scope = MESSAGES[name].scope
+            if scope is not None:
+                self.principal.require(scope)
+            await MESSAGES[name].handler(self, Incoming(name, body, len(raw)))
         except InferenceError as error:
-            await self._error(error.message, error.code, request_id)
+            more = error_fields(error)
+            await self._error(error.message, more.pop("code"), request_id, **more)
         except Exception:  # noqa: BLE001 - logged, and one bad message must not cost the connection
             log.exception("unexpected error on socket %s", self.request_id)
             text = f"an internal error, logged under {self.request_id}"
             await self._error(text, "internal_error", request_id)
 
-    async def _subscribe(self, body: dict[str, Any]) -> None:
-        topics = _topics(body)
-        await self._send("subscribed", topics=topics)
+    def on_pong(self, data: bytes) -> None:
+        """The client is there."""
+        del data
+        if self._seat is not None:
+            self._seat.heard()
+
+    async def subscribe(self, message: Incoming) -> None:
+        """``subscribe``: a snapshot of each topic, then its changes."""
+        topics = _topics(message.body)
+        await self.send("subscribed", topics=topics)
         if self._updates is not None:
             self._updates.add(topics)
 
-    async def _unsubscribe(self, body: dict[str, Any]) -> None:
-        topics = _topics(body)
+    async def unsubscribe(self, message: Incoming) -> None:
+        """``unsubscribe``: no more of these topics."""
+        topics = _topics(message.body)
         if self._updates is not None:
             self._updates.remove(topics)
-        await self._send("unsubscribed", topics=topics)
+        await self.send("unsubscribed", topics=topics)
 
-    async def _status(self, body: dict[str, Any]) -> None:
-        level = body.get("details", "summary")
+    async def inference(self, message: Incoming) -> None:
+        """``inference``: runs beside whatever else runs on this socket."""
+        if self.open_doors.closing:
+            raise NoBackendAvailable("the server is stopping", retry_after=5)
+        if self._inference is not None:
+            self._inference.start(message.body)
+
+    async def cancel(self, message: Incoming) -> None:
+        """``cancel``: ends a request."""
+        if self._inference is not None:
+            await self._inference.cancel(message.body)
+
+    async def status(self, message: Incoming) -> None:
+        """``status``: the status report, with or without its backends."""
+        level = message.body.get("details", "summary")
         if level not in ("summary", "full"):
             raise BadRequest(f"details must be summary or full, not {kind(level)}", param="details")
         report = self.manager.get_backend_status_report()
         if level == "summary":
             del report["backends"]
-        await self._send("status", detail_level=level, backend_status=report)
+        await self.send("status", detail_level=level, backend_status=report)
 
-    async def _ping(self, body: dict[str, Any]) -> None:
-        del body
-        await self._send("pong")
+    async def answer_ping(self, message: Incoming) -> None:
+        """``ping``."""
+        del message
+        await self.send("pong")
 
-    async def _error(self, message: str, code: str, request_id: str | None) -> None:
-        fields = {} if request_id is None else {"request_id": request_id[:256]}
-        await self._send("error", message=message, code=code, **fields)
+    async def register(self, message: Incoming) -> None:
+        """``register``: the socket becomes a backend."""
+        if self._seat is not None:
+            metadata = {"principal": self.principal.name, "client_id": self._client_id}
+            await self._seat.register(message.body, metadata)
 
-    async def _send(self, name: str, /, **fields: Any) -> None:
-        """Sends one message and waits until the client has room for more.
+    async def work(self, message: Incoming) -> None:
+        """``result``, ``chunk``, ``complete``, ``fail``: a worker's answer."""
+        if self._seat is not None:
+            await self._seat.answer(message.type, message.body, message.size)
+
+    async def send(self, name: str, /, **fields: Any) -> None:
+        """Sends one message and waits until the client has room for more; a closed one is no error."""
+        await self._write(encode({"type": name, "timestamp": time.time(), **fields}))
+
+    async def _write(self, message: bytes) -> None:
+        """One message at a time, so that what waits for a slow client waits where it was made.
 
         A client that does not read for ``stalled_s`` seconds is dropped.
         """
-        message = encode({"type": name, "timestamp": time.time(), **fields})
+        async with self._turn:
+            stream = getattr(self.ws_connection, "stream", None)
+            try:
+                sent = self.write_message(message)
+            except WebSocketClosedError:
+                return
+            if stream is not None and not stream.writing() and not stream.closed():
+                # All of it is with the kernel.
+                return
+            try:
+                async with asyncio.timeout(self.timings.stalled_s):
+                    await sent
+            except TimeoutError:
+                log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
+                self._cut()
+            except WebSocketClosedError:
+                return
+
+    async def _error(self, message: str, code: str, request_id: str | None, **more: Any) -> None:
+        fields = {} if request_id is None else {"request_id": request_id[:MAX_ID]}
+        await self.send("error", message=message, code=code, **fields, **more)
+
+    def _active(self) -> None:
+        now = time.monotonic()
+        if now - self._touched > TOUCH_S:
+            self._touched = now
+            self.touch()
+
+    def _beat(self) -> None:
         try:
-            async with asyncio.timeout(self.timings.stalled_s):
-                await self.write_message(message)
-        except TimeoutError:
-            log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
-            self.on_connection_close()
+            self.ping(b"")
         except WebSocketClosedError:
             return
 
+    def _cut(self) -> None:
+        self.on_connection_close()
+
     def hang_up(self) -> None:
-        """Says that the server stops, and closes; a client that does not answer is cut off."""
-        self.close(1001, "the server is stopping")
+        """Says why, and closes; a client that does not answer is cut off."""
+        if self.open_doors.closing:
+            self.close(1001, "the server is stopping")
+        else:
+            self.close(NOT_KNOWN, "the key was revoked or has expired")
         asyncio.get_running_loop().call_later(CLOSE_S, self.on_connection_close)
 
     def on_close(self) -> None:
-        """Ends the subscriptions; the mount waits for that when it stops."""
+        """Ends everything of this connection; the mount waits for that when it stops."""
+        ending = asyncio.ensure_future(self._end())
+        ending.add_done_callback(lambda _: self.open_doors.leave(self))
+
+    async def _end(self) -> None:
         updates, self._updates = self._updates, None
-        if updates is None:
-            self.open_doors.leave(self)
-        else:
-            updates.close().add_done_callback(lambda _: self.open_doors.leave(self))
+        inference, self._inference = self._inference, None
+        seat, self._seat = self._seat, None
+        await asyncio.gather(
+            *([inference.close()] if inference is not None else []),
+            *([seat.leave(self.close_code)] if seat is not None else []),
+            *([updates.close()] if updates is not None else []),
+            return_exceptions=True,
+        )
+
+
+class Message(NamedTuple):
+    """A type of message that clients send.
+
+    Args:
+        handler: What is done with it.
+        scope: The scope it takes; None where any identity will do.
+    """
+
+    handler: Callable[[SocketDoor, Incoming], Awaitable[None]]
+    scope: str | None
+
+
+MESSAGES: Mapping[str, Message] = MappingProxyType(
+    {
+        "subscribe": Message(SocketDoor.subscribe, READ),
+        "unsubscribe": Message(SocketDoor.unsubscribe, READ),
+        "status": Message(SocketDoor.status, READ),
+        "inference": Message(SocketDoor.inference, INFER),
+        "cancel": Message(SocketDoor.cancel, INFER),
+        "ping": Message(SocketDoor.answer_ping, None),
+        "register": Message(SocketDoor.register, ADMIN),
+        "result": Message(SocketDoor.work, ADMIN),
+        "chunk": Message(SocketDoor.work, ADMIN),
+        "complete": Message(SocketDoor.work, ADMIN),
+        "fail": Message(SocketDoor.work, ADMIN),
+    }
+)
 
 
 def _topics(body: dict[str, Any]) -> list[str]:

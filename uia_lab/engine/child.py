@@ -5,10 +5,22 @@ import signal
 from pathlib import Path
 
 
+# Named, not filtered: what a secret is called, nobody knows.
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMP", "TEMP", "XDG_", "VIRTUAL_ENV"),
+    *("PYTHON", "LD_", "DYLD_", "SYSTEMROOT", "UIA_MODEL_CACHE", "HF_", "TRANSFORMERS_"),
+    *("TORCH", "PYTORCH", "GGML_", "LLAMA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMEXPR_"),
+    *("CUDA", "NVIDIA_", "NCCL_", "HIP_", "HSA_", "ROCR_", "ROCM_", "GPU_", "ZE_", "SYCL_", "ONEAPI_"),
+)
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
+
+
 def environment() -> dict[str, str]:
-    """The child's environment: the server's without its secrets, and without a way to the hub."""
+    """The child's environment: what libraries and devices need of the server's, and none of its secrets."""
     values = {
-        name: value for name, value in os.environ.items() if not name.upper().endswith(("_API_KEY", "_TOKEN"))
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED) and not name.upper().endswith(_SECRET)
     }
     values["HF_HUB_OFFLINE"] = "1"
     values["TOKENIZERS_PARALLELISM"] = "false"

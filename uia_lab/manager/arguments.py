@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+from uia_lab.access.endpoints import is_loopback
 from uia_lab.config import ConfigError, InferenceServiceConfig
 from uia_lab.domain.backends import Backend, BackendCapabilities, BackendType, member
 from uia_lab.domain.callables import CallableBackend
@@ -169,7 +170,6 @@ def _is_external(
         return capabilities.external
     if kind in (BackendType.CLI, BackendType.MCP):
         return True
-    host = urlsplit(endpoint).hostname if endpoint else None
-    if host is not None:
-        return not (host == "localhost" or host.startswith("127.") or host == "::1")
+    if endpoint and urlsplit(endpoint).hostname:
+        return not is_loopback(endpoint)
     return not is_callable and kind not in (BackendType.GPU, BackendType.WEBSOCKET)

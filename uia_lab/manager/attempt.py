@@ -4,9 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import msgspec
+
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BackendFailed, BackendTimeout, Cancelled, DeadlineExceeded, InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Usage
+from uia_lab.domain.tasks import AUDIO_TRANSCRIPTION, IMAGE_GENERATION
 from uia_lab.manager.host import Host
 from uia_lab.manager.running import Running
 from uia_lab.routing.figures import Ending
@@ -22,6 +25,7 @@ NEXT_CHUNK_LEAST_S = 1.0
 GAPS = 8.0
 GAP_SHARE = 0.2
 CLOSE_S = 5.0
+_AT_ONCE = frozenset({IMAGE_GENERATION, AUDIO_TRANSCRIPTION})
 
 
 class Patience:
@@ -31,10 +35,10 @@ class Patience:
     answer, GAPS times its usual gap between tokens, so that a frozen one costs little.
     """
 
-    def __init__(self, entry: Registered, left: float) -> None:
-        self._streams = entry.capabilities.supports_streaming
+    def __init__(self, entry: Registered, task: str, left: float) -> None:
+        self._streams = entry.capabilities.supports_streaming and task not in _AT_ONCE
         self._adapts = entry.capabilities.resume
-        # The answer of a backend that does not stream comes at once, however long it takes.
+        # An answer that is not streamed comes at once, however long it takes.
         self.seconds = FIRST_CHUNK_S if self._streams else left
         if entry.type is BackendType.GPU:
             self.seconds = max(self.seconds, LOCAL_FIRST_CHUNK_S)
@@ -70,11 +74,14 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
     try:
         await run.wait(lambda: host.lifecycle.started(entry), deadline - host.clock(), _late())
         source = aiter(entry.instance.infer(attempt.request))
-        patience = Patience(entry, deadline - host.clock())
+        patience = Patience(entry, attempt.request.task, deadline - host.clock())
         # Told with the first content: until then another backend may take over silently.
         started: Started | None = Started(name, attempt.number, attempt.decision.to_dict())
         while True:
             left = deadline - host.clock()
+            if left <= 0:
+                # A backend that always has the next piece ready would never be interrupted.
+                raise _late()
             silent = BackendTimeout(f"{name} sent nothing for {patience.seconds:.1f} s")
             late = _late() if left <= patience.seconds else silent
             try:
@@ -96,9 +103,7 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
                 ending = "ok"
                 # The lease goes back before the caller sees the end: the next request may follow at once.
                 _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
-                yield Finished(
-                    event.result, usage, event.finish_reason, tuple(run.attempts), event.finish_reasons
-                )
+                yield msgspec.structs.replace(event, usage=usage, attempts=tuple(run.attempts))
                 return
     except InferenceError as caught:
         error = caught

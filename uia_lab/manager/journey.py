@@ -15,6 +15,7 @@ from uia_lab.domain.errors import (
     Cancelled,
     DeadlineExceeded,
     InferenceError,
+    LoopDetected,
     StreamInterrupted,
 )
 from uia_lab.domain.events import Chunk, Event, Finished, Started, Switched, Usage
@@ -30,6 +31,8 @@ from uia_lab.routing.strategies import Tried
 from uia_lab.routing.turns import Attempt, Granted, Queued, Refused
 
 log = logging.getLogger(__name__)
+
+MOST_HOPS = 4
 
 
 async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event, None]:
@@ -51,6 +54,12 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
     error: InferenceError | None = None
     admission: Admission | None = None
     try:
+        if host.instance_id in request.via or len(request.via) > MOST_HOPS:
+            passed = " > ".join(request.via)
+            raise LoopDetected(
+                f"the request has come by {passed} to {host.instance_id}: a backend here leads back, or the "
+                f"chain is longer than {MOST_HOPS}; remove that backend or name another in the request"
+            )
         if host.admit is not None:
             admission = host.admit(request)
             run.request = admission.request

@@ -15,7 +15,8 @@ from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.notebook.transport import EventStream, NotConnected
+from uia_lab.notebook.transport import EventStream, NotConnected, Publication
+from uia_lab.worker import ServedFunction, Worker
 
 if TYPE_CHECKING:
     import aiohttp
@@ -25,6 +26,8 @@ ANSWER_S = 15.0
 # The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
 SILENCE_S = 35.0
 DETAILS_S = 3.0
+# The server recognises what is at an address and probes it.
+LOOK_S = 45.0
 
 
 def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
@@ -175,6 +178,31 @@ class HttpTransport:
             async with self._asked("DELETE", f"keys/{quote(key_id, safe='')}"):
                 pass
 
+    async def backends(self) -> dict[str, Any]:
+        """The backends of the server, and what it found besides."""
+        return await self._told("GET", "backends")
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend; the server looks at it before it answers."""
+        return await self._told("POST", "backends", json=dict(fields), read_s=LOOK_S)
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend."""
+        return await self._told("PATCH", f"backends/{quote(backend_id, safe='')}", json=dict(fields))
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now."""
+        return await self._told("POST", f"backends/{quote(backend_id, safe='')}/probe", read_s=LOOK_S)
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out."""
+        await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
+
+    async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        async with self._asked(method, path, **options) as response:
+            told: dict[str, Any] = await response.json()
+            return told
+
     async def attempts(self, request_id: str | None) -> tuple[Attempted, ...]:
         """Who was tried for a request that has ended, as the server's log has it; empty where it has not."""
         if request_id is None:
@@ -187,6 +215,21 @@ class HttpTransport:
         except (errors.InferenceError, NotConnected, KeyError, msgspec.ValidationError):
             # The answer is there; how it came about is an extra that an older server may not tell.
             return ()
+
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A worker of the server, over a WebSocket."""
+        return Worker(
+            self.url,
+            self._token,
+            function,
+            model=function.model,
+            task=function.task,
+            backend_id=backend_id,
+            name=name,
+            max_concurrency=max_concurrency,
+        )
 
     async def aclose(self) -> None:
         """Closes the session and with it every running request."""

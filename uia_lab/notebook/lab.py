@@ -18,9 +18,11 @@ from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, Cancelled, DeadlineExceeded
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.presenters import presenter_here
+from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.status import StatusReport
 from uia_lab.notebook.transport import Transport
 
@@ -56,9 +58,17 @@ class Lab:
         self._portal: BlockingPortal = self._threads.__enter__()
         self._tasks: set[Future[Any]] = set()
         self._running: dict[Generation, Future[None]] = {}
-        ident = self._portal.call(threading.get_ident)
+        self._ident = self._portal.call(threading.get_ident)
+        self._servings = Servings(transport, self._portal)
         self._finalizer = weakref.finalize(
-            self, _shut, self._threads, self._portal, self._transport, self._tasks, ident
+            self,
+            _shut,
+            self._threads,
+            self._portal,
+            self._transport,
+            self._tasks,
+            self._servings,
+            self._ident,
         )
         try:
             self.instance_id: str = self._ask(transport.status)["instance_id"]
@@ -88,6 +98,18 @@ class Lab:
             self._ask(self._transport.keys),
             lambda fields: self._ask(self._transport.create_key, fields),
             lambda key_id: self._ask(self._transport.revoke_key, key_id),
+        )
+
+    @property
+    def backends(self) -> Backends:
+        """Who can serve: a table, with ``add``, and ``["id"]`` to drain, enable, probe, weigh and remove."""
+        transport = self._transport
+        return Backends(
+            self._ask(transport.backends),
+            lambda fields: self._ask(transport.add_backend, fields),
+            lambda backend_id, fields: self._ask(transport.change_backend, backend_id, fields),
+            lambda backend_id: self._ask(transport.probe_backend, backend_id),
+            lambda backend_id: self._ask(transport.remove_backend, backend_id),
         )
 
     def status(self) -> StatusReport:
@@ -146,6 +168,8 @@ class Lab:
                 deadline_s=timeout,
             ),
         )
+        if wait:
+            self._refuse_own_loop()
         presenter = presenter_here(direct=self._transport.kind == "server")
         generation = Generation(prompt, model, stop=self._stop, presenter=presenter)
         if show and presenter is not None:
@@ -190,6 +214,57 @@ class Lab:
         vectors = self._ask(self._transport.embed, rows, model, deadline=EMBED_S)
         return vectors[0] if single else vectors
 
+    def serve(
+        self,
+        model: str | None = None,
+        task: str = TEXT_GENERATION,
+        *,
+        name: str | None = None,
+        max_concurrency: int = 4,
+    ) -> Callable[[Callable[..., Any]], Serving]:
+        """Makes a function of this notebook a backend of the service, which everybody who asks it can use.
+
+        It serves while cells run, and until it is stopped, the Lab is closed or the kernel ends. The same
+        model served again from here, as when its cell is run again, replaces it. What the function raises is
+        shown in the notebook; a caller is only told that it failed::
+
+            @lab.serve(model="shout")
+            def shout(inputs):
+                yield from (message["content"].upper() for message in inputs)
+
+        Args:
+            model: Name it can be asked for; the function's name when absent.
+            task: What it does.
+            name: Its name in tables; the model's when absent.
+            max_concurrency: Calls at once; a plain function or generator has a thread for each.
+
+        Returns:
+            A decorator. What it gives can be called like the function and stopped with ``stop()``.
+
+        Raises:
+            BadRequest: The function needs an argument that is not offered (``request, task, model, inputs,
+                parameters`` are), or a bad argument.
+            NotAllowed: The key may not add backends.
+            DeadlineExceeded: The service did not take it in time.
+        """
+        if callable(model):
+            raise BadRequest("write @lab.serve() with parentheses", param="model")
+
+        def decorate(function: Callable[..., Any]) -> Serving:
+            if self.closed:
+                raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+            chosen = model if model is not None else getattr(function, "__name__", "<nameless>")
+            if chosen.startswith("<"):
+                raise BadRequest("the function has no name; write @lab.serve(model=...)", param="model")
+            return self._servings.serve(function, chosen, task, name or chosen, max_concurrency)
+
+        return decorate
+
+    @property
+    def served(self) -> list[Serving]:
+        """The functions that are served from here."""
+        return self._servings.all()
+
     def close(self) -> None:
         """Ends what runs and lets go of everything; a second call does nothing."""
         self._finalizer()
@@ -224,6 +299,7 @@ class Lab:
 
     def _ask(self, function: Callable[..., Awaitable[T]], *args: Any, deadline: float = QUESTION_S) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""
+        self._refuse_own_loop()
         future = self._spawn(function, *args)
         try:
             return future.result(deadline)
@@ -233,6 +309,13 @@ class Lab:
             raise DeadlineExceeded(f"no answer from {self.where} within {deadline:g} s") from None
         finally:
             future.cancel()
+
+    def _refuse_own_loop(self) -> None:
+        if threading.get_ident() == self._ident:
+            raise RuntimeError(
+                "an async function that is served in this process cannot wait for its own Lab; make it a "
+                "plain function, which gets a thread, or ask with wait=False"
+            )
 
     def _spawn(self, function: Callable[..., Awaitable[T]], *args: Any) -> "Future[T]":
         """Runs a coroutine function on the Lab's loop; closing the Lab ends it."""
@@ -276,13 +359,15 @@ def _shut(
     portal: BlockingPortal,
     transport: Transport,
     tasks: set[Future[Any]],
+    servings: Servings,
     ident: int,
 ) -> None:
-    """Ends the tasks, the transport, the loop and its thread, in this order."""
-    if threading.get_ident() == ident:
+    """Ends what is served, the tasks, the transport, the loop and its thread, in this order."""
+    if threading.get_ident() in (ident, servings.ident):
         # Collected in its own thread, which cannot wait for itself.
-        threading.Thread(target=_shut, args=(threads, portal, transport, tasks, ident)).start()
+        threading.Thread(target=_shut, args=(threads, portal, transport, tasks, servings, ident)).start()
         return
+    servings.close()
     for task in list(tasks):
         task.cancel()
 

@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import msgspec
 import numpy as np
 
-from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.descriptions import BackendDescription
+from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING
-from uia_lab.notebook.transport import EventStream
+from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
@@ -38,8 +41,8 @@ class InProcessTransport:
         self._started = False
         self._lock = asyncio.Lock()
 
-    async def manager(self) -> "BackendManager":
-        """The manager of the running service, which is started at first use."""
+    async def service(self) -> "UnifiedInferenceService":
+        """The running service, which is started at first use."""
         async with self._lock:
             if self._service is None:
                 from uia_lab.config import InferenceServiceConfig
@@ -49,7 +52,11 @@ class InProcessTransport:
             if not self._started:
                 await self._service.start(listen=False, store=False)
                 self._started = True
-        manager: BackendManager = self._service.get_backend_manager()
+        return self._service
+
+    async def manager(self) -> "BackendManager":
+        """The manager of the running service."""
+        manager: BackendManager = (await self.service()).get_backend_manager()
         return manager
 
     async def status(self) -> dict[str, Any]:
@@ -76,6 +83,12 @@ class InProcessTransport:
         """Cancels a request; one that has ended meanwhile is fine."""
         (await self.manager()).cancel(request_id)
 
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A backend of the manager in this process."""
+        return _LocalPublication(self, function, backend_id, name, max_concurrency)
+
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys; in this process they open nothing, since nothing listens."""
         raise BadRequest(_NO_KEYS)
@@ -89,6 +102,39 @@ class InProcessTransport:
         """There is none."""
         del key_id
         raise BadRequest(_NO_KEYS)
+
+    async def backends(self) -> dict[str, Any]:
+        """The backends of this process, and what was found besides."""
+        service = await self.service()
+        found = service.apis.found() if service.apis is not None else []
+        return {
+            "backends": [item.to_dict() for item in service.get_backend_manager().list_backends()],
+            "found": [item.to_dict() for item in found],
+        }
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend until this process ends."""
+        try:
+            description = msgspec.convert({"id": "", **fields}, BackendDescription)
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error)) from None
+        return (await (await self.service()).backends.add(description)).to_dict()
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend."""
+        changes = dict(fields)
+        if (draining := changes.pop("draining", None)) is not None:
+            changes["enabled"] = not draining
+        return (await (await self.service()).backends.change(backend_id, **changes)).to_dict()
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now."""
+        return (await (await self.manager()).probe(backend_id)).to_dict()
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out."""
+        if not await (await self.service()).backends.remove(backend_id):
+            raise BadRequest(f"there is no backend {backend_id!r}", param="id")
 
     async def aclose(self) -> None:
         """Stops the service."""
@@ -119,3 +165,59 @@ class _LocalStream:
     async def aclose(self) -> None:
         if self._answer is not None:
             await self._answer.aclose()
+
+
+class _LocalPublication:
+    """A function among the manager's backends."""
+
+    def __init__(
+        self,
+        transport: InProcessTransport,
+        function: ServedFunction,
+        backend_id: str,
+        name: str,
+        max_concurrency: int,
+    ) -> None:
+        self._transport = transport
+        self._function = function
+        self._backend_id = backend_id
+        self._name = name
+        self._max_concurrency = max_concurrency
+        self._ready = asyncio.Event()
+        self._refused: InferenceError | None = None
+        self.connected = False
+
+    async def run(self) -> None:
+        try:
+            await self._serve()
+        except InferenceError as error:
+            self._refused = error
+            raise
+        finally:
+            self.connected = False
+            self._ready.set()
+
+    async def ready(self) -> None:
+        await self._ready.wait()
+        if self._refused is not None:
+            raise self._refused
+
+    async def _serve(self) -> None:
+        manager = await self._transport.manager()
+        manager.register_backend(
+            self._backend_id,
+            "gpu",
+            self._name,
+            self._function,
+            max_concurrency=self._max_concurrency,
+            metadata={"served_by": "this kernel"},
+        )
+        try:
+            await manager.probe(self._backend_id)
+            self.connected = True
+            self._ready.set()
+            await asyncio.Event().wait()
+        finally:
+            there = manager.get_backend(self._backend_id)
+            if there is not None and there.instance is self._function:
+                manager.unregister_backend(self._backend_id)

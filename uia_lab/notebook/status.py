@@ -7,7 +7,7 @@ from uia_lab.notebook.tables import html_table, text_table
 
 COLUMNS = ("backend", "type", "status", "in flight", "queue", "ok", "failed", "p50", "first token", "speed")
 WORDS = 3
-_SIGNS = {
+SIGNS = {
     "healthy": "●",
     "degraded": "◐",
     "unhealthy": "▲",
@@ -80,7 +80,7 @@ def _cells(backend: Mapping[str, Any]) -> list[str]:
     return [
         str(backend.get("id", "")),
         str(backend.get("type", "")),
-        f"{_SIGNS.get(status, '?')} {status}",
+        f"{SIGNS.get(status, '?')} {status}",
         figure("active_connections"),
         figure("current_queue_size"),
         figure("successful_requests"),

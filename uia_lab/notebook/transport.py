@@ -7,6 +7,7 @@ import numpy as np
 
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.worker import ServedFunction
 
 
 class NotConnected(ConnectionError):
@@ -32,6 +33,24 @@ class EventStream(Protocol):
 
     async def aclose(self) -> None:
         """Lets go of the request; a running one is cancelled."""
+
+
+class Publication(Protocol):
+    """A function that is a backend of the service for as long as :meth:`run` runs."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the service has it as a backend now."""
+
+    async def run(self) -> None:
+        """Serves until it is cancelled or replaced.
+
+        Raises:
+            InferenceError: The service does not take it, or not any more.
+        """
+
+    async def ready(self) -> None:
+        """Waits until the service has it as a backend; errors as for :meth:`run`."""
 
 
 class Transport(Protocol):
@@ -65,6 +84,18 @@ class Transport(Protocol):
     async def cancel(self, request_id: str) -> None:
         """Ends a request by the serving side's id; an unknown or ended one is no error."""
 
+    def publish(
+        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+    ) -> Publication:
+        """A function of this process as a backend of the service; nothing happens before it runs.
+
+        Args:
+            function: The function.
+            backend_id: Id of the backend; one that is published under it already is replaced.
+            name: Its name for people.
+            max_concurrency: Calls at once.
+        """
+
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys, as ``GET /keys`` lists them."""
 
@@ -80,6 +111,36 @@ class Transport(Protocol):
 
     async def revoke_key(self, key_id: str) -> None:
         """Ends a key; an unknown one is no error."""
+
+    async def backends(self) -> dict[str, Any]:
+        """The ``backends``, and what was ``found`` besides, as ``GET /backends`` lists them."""
+
+    async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Registers a backend by its address.
+
+        Args:
+            fields: As for ``POST /backends``.
+
+        Returns:
+            Its report, as the first look found it.
+        """
+
+    async def change_backend(self, backend_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Changes a backend.
+
+        Args:
+            backend_id: Its id.
+            fields: As for ``PATCH /backends/{id}``.
+
+        Returns:
+            Its report.
+        """
+
+    async def probe_backend(self, backend_id: str) -> dict[str, Any]:
+        """Looks at a backend now and gives its report."""
+
+    async def remove_backend(self, backend_id: str) -> None:
+        """Takes a backend out, for the next start too."""
 
     async def aclose(self) -> None:
         """Closes everything; running requests end."""

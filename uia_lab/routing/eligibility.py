@@ -10,10 +10,12 @@ from uia_lab.domain.errors import (
     ModelNotFound,
     NoBackendAvailable,
     NotAllowed,
+    Unsupported,
     suggestion,
 )
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.routing.aliases import Aliases, Target
+from uia_lab.routing.features import NAMES, WORDS, needed_features
 from uia_lab.routing.registry import Registered, Registry
 
 CACHE_SIZE = 256
@@ -24,7 +26,8 @@ REASONS = 10
 class Demand:
     """What a request needs of a backend, and nothing else of it: the key of the cache.
 
-    ``digest`` is that of the weights an answer began with, where it is to go on elsewhere.
+    ``digest`` is that of the weights an answer began with, where it is to go on elsewhere; ``features`` are
+    those of :mod:`uia_lab.routing.features`.
     """
 
     task: str
@@ -34,6 +37,7 @@ class Demand:
     required_protocols: frozenset[str]
     digest: str | None = None
     permitted_types: frozenset[BackendType] = frozenset()
+    features: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +86,18 @@ class Eligibility:
     def demand(self, request: InferenceRequest) -> Demand:
         """What the request needs; a request that names nothing gets the default local model.
 
-        The default applies only where a backend serves it by name: a manager that has none of the
-        local models takes whoever does the task.
+        The default applies only where a backend serves it by name and can do what is asked: a manager that
+        has none of the local models, or only such as have no tools, takes whoever does the task.
         """
         hints = request.routing
         model = request.model
+        features = needed_features(request)
         if model is None and hints.backend_id is None and not hints.preferred_types:
             default = self.default_models.get(request.task)
-            if default is not None and any(default in entry.models for entry in self._registry):
+            if default is not None and any(
+                default in entry.models and features <= entry.capabilities.features
+                for entry in self._registry
+            ):
                 model = default
         return Demand(
             request.task,
@@ -99,6 +107,7 @@ class Eligibility:
             hints.required_protocols,
             request.resumed.digest if request.resumed is not None else None,
             request.permitted_types,
+            features,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -156,6 +165,8 @@ class Eligibility:
             capabilities.resume and capabilities.model_digest.get(demand.model or "") == demand.digest
         ):
             return "resume: cannot continue what others began, or has other weights"
+        if missing := demand.features - capabilities.features:
+            return f"features: has no {', '.join(sorted(missing))}"
         if entry.external and target is None and not self._external_allowed(entry, demand):
             return "external: not named" if self.external_policy == "named" else "external: never allowed"
         if entry.external and self.external_policy == "never":
@@ -201,6 +212,8 @@ class Eligibility:
         ):
             permitted = ", ".join(sorted(demand.permitted_types))
             return NotAllowed(f"no backend of a type that this key permits ({permitted}) can serve it now")
+        if (unsupported := self._unsupported(demand, entries)) is not None:
+            return unsupported
         reasons = "; ".join(
             f"{entry.backend_id}: {self.why_not(entry, demand) or 'tried already'}"
             for entry in entries[:REASONS]
@@ -210,6 +223,23 @@ class Eligibility:
             f"no backend can serve {demand.task}"
             + (f" with model {model!r}" if model else "")
             + f" now ({reasons + more or 'none is registered'})"
+        )
+
+    def _unsupported(self, demand: Demand, entries: list[Registered]) -> Unsupported | None:
+        """The error where nobody lacks anything but a feature, drained or not."""
+        links = self.links(demand)
+        without = [(replace(link, features=frozenset()), target) for link, target in links]
+        near = [entry for entry in entries if any(self.unfit(entry, *link) is None for link in without)]
+        if not near or any(self.unfit(entry, *link) is None for entry in near for link in links):
+            return None
+        # What the one that comes closest is missing.
+        missing = min((demand.features - entry.capabilities.features for entry in near), key=len)
+        what = " and ".join(WORDS.get(feature, f"{feature!r}") for feature in sorted(missing))
+        who = ", ".join(entry.backend_id for entry in near[:REASONS])
+        return Unsupported(
+            f"no backend that does {demand.model or demand.task} here takes {what} ({who}); leave it out, or "
+            "choose another model",
+            param=min(NAMES[feature] for feature in missing),
         )
 
     def _external_allowed(self, entry: Registered, demand: Demand) -> bool:

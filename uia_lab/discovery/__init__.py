@@ -1,0 +1,1 @@
+"""Finds backends that nobody registered."""

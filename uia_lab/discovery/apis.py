@@ -1,0 +1,331 @@
+"""Finds APIs: by the keys in the environment and at known ports of this machine."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from uia_lab.access.endpoints import is_loopback
+from uia_lab.backends.factory import BackendFactory
+from uia_lab.backends.providers import PROVIDERS, Provider, provider_named
+from uia_lab.discovery.owners import stranger_at
+from uia_lab.discovery.places import Place, places
+from uia_lab.domain.backends import Backend, BackendStatus
+from uia_lab.domain.descriptions import BackendDescription
+from uia_lab.domain.errors import InferenceError, NoBackendAvailable
+from uia_lab.inference_backend_manager import BackendManager
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 60.0
+LONGEST_S = 1800.0
+LOOK_S = 10.0
+AT_ONCE = 8
+ROUNDS_GONE = 5
+_WELL = (BackendStatus.HEALTHY, BackendStatus.DEGRADED, BackendStatus.INITIALIZING)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something that was found, used or not.
+
+    Args:
+        endpoint: Where it is.
+        source: What led there.
+        provider: Who it is, as far as known.
+        backend_id: The backend it is, where it is one.
+        usable: Whether requests can go there.
+        reason: Why, or why not.
+    """
+
+    endpoint: str
+    source: str
+    provider: str | None
+    backend_id: str | None
+    usable: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class _State:
+    """What is remembered of a place between two looks."""
+
+    found: Found | None = None
+    description: BackendDescription | None = None
+    due: float = 0.0
+    wait: float = 0.0
+    missed: int = 0
+
+
+class ApiDiscovery:
+    """Looks around at start and again and again; what answers a free question well is registered.
+
+    Args:
+        manager: Where backends are registered.
+        factory: Builds them.
+        names: Providers that are wanted; all of them when empty.
+        ports: Ports of this machine where servers are looked for.
+        own: Gives the ports this process listens at itself.
+        environ: The environment; that of the process when absent.
+        interval: Seconds between two rounds.
+        clock: Seconds, monotonic.
+        rng: Jitter of the rounds.
+
+    Raises:
+        BadRequest: A name that is no provider's; the message lists the known ones.
+    """
+
+    def __init__(
+        self,
+        manager: BackendManager,
+        factory: BackendFactory,
+        names: Sequence[str] = (),
+        ports: Sequence[int] = (),
+        own: Callable[[], Collection[int]] = frozenset,
+        *,
+        environ: Mapping[str, str] | None = None,
+        interval: float = INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._manager = manager
+        self._factory = factory
+        named = {provider_named(name).name: provider_named(name) for name in names}
+        self._wanted: Mapping[str, Provider] = named or PROVIDERS
+        self._ports = ports
+        self._own = own
+        self._environ = os.environ if environ is None else environ
+        self._interval = interval
+        self._clock = clock
+        self._rng = rng or random.Random()  # noqa: S311 - jitter needs no secrecy
+        self._states: dict[str, _State] = {}
+        self._round = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ApiDiscovery: {len(self.found())} found>"
+
+    def start(self) -> None:
+        """Begins to look around in the background."""
+        self._task = asyncio.create_task(self._look_for_ever(), name="uia-api-discovery")
+
+    async def stop(self) -> None:
+        """Ends it; what was registered stays."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def found(self) -> list[Found]:
+        """What answered, or was named and did not; in the order of the places."""
+        return [state.found for state in self._states.values() if state.found is not None]
+
+    async def look(self) -> list[Found]:
+        """Looks at every place now and gives what was found."""
+        async with self._round:
+            current = await asyncio.to_thread(
+                places, self._wanted.values(), self._factory.secrets, self._environ, self._ports
+            )
+            own = self._own()
+            current = [place for place in current if not _is_own(place.endpoint, own)]
+            endpoints = {place.endpoint for place in current}
+            for endpoint in [endpoint for endpoint in self._states if endpoint not in endpoints]:
+                self._withdraw(self._states.pop(endpoint))
+            gate = asyncio.Semaphore(AT_ONCE)
+            async with asyncio.TaskGroup() as group:
+                for place in current:
+                    group.create_task(self._visit(place, gate), name=f"uia-look-{place.source}")
+        return self.found()
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                # The next round may go better; the service runs without it.
+                log.exception("looking for APIs failed")
+            await asyncio.sleep(self._interval * self._rng.uniform(0.8, 1.2))
+
+    async def _visit(self, place: Place, gate: asyncio.Semaphore) -> None:
+        state = self._states.setdefault(place.endpoint, _State())
+        if self._registered(place, state) or self._clock() < state.due:
+            return
+        async with gate:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._examine(place, state)
+                state.missed, state.wait = 0, 0.0
+                return
+            except TimeoutError:
+                self._unusable(place, state, f"no answer within {LOOK_S:g} s")
+            except NoBackendAvailable as error:
+                self._nobody(place, state, error)
+            except InferenceError as error:
+                self._unusable(place, state, error.message)
+            except Exception as error:
+                log.exception("looking at %s failed", place.endpoint)
+                self._unusable(place, state, f"{type(error).__name__}: {error}")
+        state.wait = min(max(state.wait * 2, self._interval / 2), LONGEST_S)
+        state.due = self._clock() + state.wait
+
+    def _registered(self, place: Place, state: _State) -> bool:
+        """Whether there is nothing to do: it serves already, or somebody decided about it."""
+        mine = state.description
+        if mine is not None:
+            backend = self._manager.get_backend(mine.id)
+            if backend is None:
+                self._note(place, state, "was removed; add it by hand to have it back", usable=False)
+                return True
+            if backend.status in _WELL:
+                state.missed = 0
+                self._note(place, state, backend.reason, usable=True)
+                return True
+            return False
+        for backend in self._manager.list_backends("api"):
+            if backend.endpoint is not None and _same_server(backend.endpoint, place.endpoint):
+                state.found = Found(
+                    place.endpoint,
+                    place.source,
+                    place.provider.name if place.provider else None,
+                    backend.backend_id,
+                    backend.routable,
+                    f"is registered as {backend.backend_id}",
+                )
+                return True
+        return False
+
+    async def _examine(self, place: Place, state: _State) -> None:
+        """Asks who is there and whether it can serve, for nothing; registers it if so."""
+        parts = urlsplit(place.endpoint)
+        if place.source.startswith("port ") and parts.port is not None:
+            user = await asyncio.to_thread(stranger_at, parts.port)
+            if user is not None:
+                reason = f"belongs to another user of this machine ({user}); add it by hand to use it"
+                self._unusable(place, state, reason)
+                return
+        description = await self._factory.complete(
+            BackendDescription(
+                id="found",
+                type="api",
+                endpoint=place.endpoint,
+                api_key_env=place.key,
+                options={} if place.provider is None else {"provider": place.provider.name},
+            )
+        )
+        name = str(description.options["provider"])
+        if name not in self._wanted and place.provider is None and place.source.startswith("port "):
+            self._unusable(place, state, f"is {PROVIDERS[name].title}, which api_backends leaves out")
+            return
+        if state.description is not None:
+            # Registered and not well: the manager's probes see it return, unless another server came.
+            known = state.description
+            if msgspec.structs.replace(description, id=known.id, name=known.name) == known:
+                now = self._manager.get_backend(known.id)
+                if now is not None and now.status is BackendStatus.OFFLINE:
+                    raise NoBackendAvailable(now.reason)
+                return
+            self._withdraw(state)
+        title = PROVIDERS[name].title
+        description = msgspec.structs.replace(description, id=self._free_id(place, name), name=title)
+        backend = self._factory.build(description)
+        await backend.start()
+        probe = await backend.probe()
+        if probe.status not in _WELL:
+            await backend.stop()
+            self._unusable(place, state, probe.reason, name)
+            return
+        await self._register(place, state, description, backend)
+
+    async def _register(
+        self, place: Place, state: _State, description: BackendDescription, backend: Backend
+    ) -> None:
+        self._manager.register_backend(
+            description.id,
+            description.type,
+            description.name or description.id,
+            backend,
+            endpoint=description.endpoint,
+            metadata={"found": place.source},
+            max_concurrency=description.max_concurrency,
+        )
+        state.description = description
+        info = await self._manager.probe(description.id)
+        self._note(place, state, info.reason, usable=True)
+        log.info("found %s at %s (%s)", description.name, description.endpoint, place.source)
+
+    def _nobody(self, place: Place, state: _State, error: InferenceError) -> None:
+        """Nobody answers: what was there goes after a while; what was only guessed at is not listed."""
+        state.missed += 1
+        if state.description is not None:
+            if state.missed < ROUNDS_GONE:
+                self._note(place, state, error.message, usable=False)
+                return
+            self._withdraw(state)
+        if place.source.startswith("port ") and "not ready" not in error.message:
+            state.found = None
+        else:
+            self._unusable(place, state, error.message)
+
+    def _withdraw(self, state: _State) -> None:
+        description, state.description = state.description, None
+        state.missed = 0
+        if description is not None:
+            self._manager.unregister_backend(description.id)
+
+    def _note(self, place: Place, state: _State, reason: str, *, usable: bool) -> None:
+        assert state.description is not None
+        state.found = Found(
+            place.endpoint,
+            place.source,
+            str(state.description.options["provider"]),
+            state.description.id if usable or self._manager.get_backend(state.description.id) else None,
+            usable,
+            reason,
+        )
+
+    def _unusable(self, place: Place, state: _State, reason: str, provider: str | None = None) -> None:
+        known = provider or (place.provider.name if place.provider is not None else None)
+        state.found = Found(place.endpoint, place.source, known, None, False, reason)
+
+    def _free_id(self, place: Place, provider: str) -> str:
+        """The provider's name, with the port where it is on this machine; a number behind it if taken."""
+        port = urlsplit(place.endpoint).port
+        stem = f"{provider}-{port}" if is_loopback(place.endpoint) and port else provider
+        number, name = 1, stem
+        while self._manager.get_backend(name) is not None:
+            number += 1
+            name = f"{stem}-{number}"
+        return name
+
+
+def _server(endpoint: str) -> tuple[str | None, int]:
+    parts = urlsplit(endpoint)
+    host = "127.0.0.1" if is_loopback(endpoint) else parts.hostname
+    return host, parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _same_server(one: str, other: str) -> bool:
+    try:
+        return _server(one) == _server(other)
+    except ValueError:
+        return False
+
+
+def _is_own(endpoint: str, ports: Collection[int]) -> bool:
+    try:
+        return is_loopback(endpoint) and _server(endpoint)[1] in ports
+    except ValueError:
+        return False
