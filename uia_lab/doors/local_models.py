@@ -8,7 +8,6 @@ from tornado.iostream import StreamClosedError
 from uia_lab.access.principals import ADMIN
 from uia_lab.dialects import sse
 from uia_lab.dialects.fields import Fields
-from uia_lab.dialects.openai_errors import error_envelope
 from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.doors.base import Door
 from uia_lab.local_models import OPTIONS, LoadOptions
@@ -84,7 +83,7 @@ class LoadDoor(Door):
         try:
             await self._send(sse.event(work.result(), "loaded"))
         except InferenceError as error:
-            await self._send(sse.event(error_envelope(error), "error"))
+            await self._send(sse.event(self.envelope(self.fault(error)), "error"))
         self.finish()
 
     async def _send(self, piece: bytes) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-
 # Named, not filtered: what a secret is called, nobody knows.
 _PASSED = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMP", "TEMP", "XDG_", "VIRTUAL_ENV"),
