@@ -35,7 +35,7 @@ from uia_lab.unified_inference_service import UnifiedInferenceService
 TOKENS = 24
 KEY = "uia-benchmark-0123456789"
 NAME = "SmolLM2-135M-Instruct"
-# The peers' threads wait as ours do: a figure is to show the engine, not who suffers more from a busy machine.
+# The peers' threads wait as ours do: a figure shows the engine, not who suffers from a busy machine.
 SAME = {**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
 
 

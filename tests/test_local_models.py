@@ -1,11 +1,14 @@
 """Loading and unloading while people work: room, eviction, refusal, and loads that meet."""
 
 import asyncio
+import io
+import wave
 
 import pytest
 
 from tests.engine import tiny
 from uia_lab.config import InferenceServiceConfig
+from uia_lab.domain.audio import Audio
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.errors import (
     BackendFailed,
@@ -13,6 +16,7 @@ from uia_lab.domain.errors import (
     InsufficientMemory,
     ModelNotFound,
     NoBackendAvailable,
+    Unsupported,
 )
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.local_models import LoadOptions, LocalModels
@@ -125,6 +129,25 @@ async def test_broken_weights_and_a_wrong_task_are_typed_errors_and_the_next_loa
     await local.unload("bert")
     with pytest.raises(BackendFailed, match="100 bytes are missing"):
         await local.load("bert")
+
+
+async def test_a_recording_of_the_transcription_door_reaches_the_model(house, tmp_path):
+    manager, local = house()
+    tiny.wav2vec2(tmp_path / "ears")
+    await local.load(str(tmp_path / "ears"))
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes(bytes(range(256)) * 32)
+    recording = Audio(file.getvalue(), "a.wav", "audio/wav")
+    options = {"response_format": "json", "temperature": 0.0}
+    heard = await manager.infer("audio-transcription", "ears", recording, options)
+    assert isinstance(heard.result["text"], str)
+    for wrong in ({"response_format": "srt"}, {"language": "en"}):
+        with pytest.raises(Unsupported):
+            await manager.infer("audio-transcription", "ears", recording, wrong)
+    with pytest.raises(BadRequest, match="WAV"):
+        await manager.infer("audio-transcription", "ears", Audio(b"no sound", "a.mp3", "audio/mp3"))
 
 
 async def test_hardware(house):

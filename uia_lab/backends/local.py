@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from uia_lab.backends.local_parameters import refuse_unsupported
+from uia_lab.backends.local_parameters import for_worker, refuse_unsupported
 from uia_lab.backends.model_holder import Admit, ModelHolder
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import (
@@ -168,6 +168,7 @@ class LocalBackend:
             BackendFailed: The model could not be loaded, or its worker died.
         """
         refuse_unsupported(request, self.source)
+        inputs, parameters = for_worker(request)
         self.holder.enter()
         try:
             worker = await self.holder.ready()
@@ -176,9 +177,9 @@ class LocalBackend:
             answers = worker.submit(
                 str(next(self._rids)),
                 task=request.task,
-                inputs=request.inputs,
+                inputs=inputs,
                 messages=messages,
-                parameters=dict(request.parameters),
+                parameters=parameters,
             )
             text: list[str] = []
             result: Any = None

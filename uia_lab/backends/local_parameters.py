@@ -1,7 +1,9 @@
 """Which parameters a local model follows, and which it must refuse instead of dropping."""
 
+import base64
 from typing import Any
 
+from uia_lab.domain.audio import Audio
 from uia_lab.domain.errors import Unsupported
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
@@ -63,3 +65,22 @@ def refuse_unsupported(request: InferenceRequest, source: ModelSource) -> None:
             kind = part.get("type") if isinstance(part, dict) else None
             if kind != "text":
                 raise Unsupported(f"{source.name} reads text only, not {kind!r} parts", param="messages")
+
+
+def for_worker(request: InferenceRequest) -> tuple[Any, dict[str, Any]]:
+    """Inputs and parameters as they cross to a worker: data only.
+
+    Raises:
+        Unsupported: A form of transcript that no local model writes.
+    """
+    inputs, parameters = request.inputs, dict(request.parameters)
+    if isinstance(inputs, Audio):
+        inputs = base64.b64encode(inputs.data).decode()
+        wanted = parameters.pop("response_format", "json")
+        if wanted not in ("json", "text"):
+            raise Unsupported(
+                f"a local model transcribes to json or text, not to {wanted}", param="response_format"
+            )
+        if not parameters.get("temperature"):
+            parameters.pop("temperature", None)
+    return inputs, parameters

@@ -183,6 +183,7 @@ class ModelHolder:
             self._quit.set()
             loading.cancel()
             await asyncio.wait([loading])
+            self.stage = ""
         if worker is not None:
             await worker.stop()
 
