@@ -68,7 +68,8 @@ class InferenceServiceConfig(Configurable):
         8000, min=0, max=65535, help="Port `serve` listens at; 0 takes a free one. Inside Jupyter unused."
     ).tag(config=True, env="HF_SERVER_PORT")
     hf_auto_discover_skills = Bool(
-        True, help="Offer every model of the catalogue, not only the two default ones."
+        True,
+        help="Offer every model of the catalogue, and list those in the hub's cache and in model_folders.",
     ).tag(config=True, env="HF_AUTO_DISCOVER")
     hf_enable_hardware_detection = Bool(
         True, help="Look at cores and memory at start, and size the engine by them."
@@ -79,6 +80,13 @@ class InferenceServiceConfig(Configurable):
     default_embedding_model = Unicode(
         "all-MiniLM-L6-v2", help="Model of an embedding request that names none."
     ).tag(config=True, env="UIA_DEFAULT_EMBEDDING_MODEL")
+    max_loaded_models = Int(
+        3, min=1, help="Local models in memory at once; the idle one not used for longest makes room."
+    ).tag(config=True)
+    model_folders = List(
+        Unicode(),
+        help="Folders whose models (folders, GGUF files) are listed as loadable, with the hub's cache.",
+    ).tag(config=True)
     model_keep_alive = Float(
         1800.0, help="Seconds an idle local model stays loaded; 0 keeps it for ever."
     ).tag(config=True)

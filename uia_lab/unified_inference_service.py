@@ -12,16 +12,16 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
 from uia_lab.backends.factory import BackendFactory, secrets_of
-from uia_lab.backends.local import LocalBackend
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery
 from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.application import HttpServer
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
-from uia_lab.inference_backend_manager import BackendManager, BackendType, get_backend_manager
+from uia_lab.inference_backend_manager import BackendManager, get_backend_manager
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
+from uia_lab.local_models import LocalModels
 from uia_lab.store.request_log import RequestLog
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
@@ -60,6 +60,7 @@ class UnifiedInferenceService:
         backends: Those that people register by their address.
         apis: What finds APIs; None while it is off.
         kept: What outlives it.
+        models: The models of this machine.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class UnifiedInferenceService:
         self.backends = KeptBackends(self._manager, self._factory)
         self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
+        self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -174,6 +176,7 @@ class UnifiedInferenceService:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
         await self._within(self._manager.aclose(), "the manager")
+        await self._within(self.models.close(), "the local models")
         await self._within(self.backends.close(), "the connections to backends")
         # The last one: those that the manager has just cancelled are to be in the log.
         await self._within(self.kept.close(), "the store")
@@ -200,26 +203,11 @@ class UnifiedInferenceService:
         return self._manager.router.eligibility.default_models.get(task)
 
     async def _look_at_hardware(self) -> str:
+        # Without the accelerators: asking torch takes seconds, and is done when somebody needs to know.
         return str(await asyncio.to_thread(detect))
 
     async def _offer_local_models(self) -> str:
-        catalogue = Catalogue(model_cache_dir())
-        wanted = [self.config.default_model, self.config.default_embedding_model]
-        if self.config.hf_auto_discover_skills:
-            wanted += catalogue.names()
-        offered = []
-        for entry in {catalogue.entry(name).name: catalogue.entry(name) for name in wanted}.values():
-            backend = LocalBackend(entry, catalogue, keep_alive_s=self.config.model_keep_alive)
-            self._manager.register_backend(
-                f"local-{entry.name.lower()}",
-                BackendType.GPU,
-                entry.name,
-                backend,
-                backend.capabilities,
-                max_concurrency=backend.concurrency,
-            )
-            offered.append(entry.name)
-        return ", ".join(offered)
+        return ", ".join(self.models.offer())
 
     async def _discover_apis(self) -> str:
         config = self.config

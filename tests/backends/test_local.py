@@ -17,13 +17,14 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, ContextTooLong, Uns
 from uia_lab.domain.events import Chunk, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.engine.catalogue import Catalogue
+from uia_lab.engine.sources import packaged
 
 GREEDY = {"temperature": 0, "max_tokens": 8}
 
 
 @pytest.fixture
 async def backend(models):
-    own = LocalBackend(models.entry("smollm2"), models)
+    own = LocalBackend(packaged(models, "smollm2"))
     await own.start()
     yield own
     await own.stop()
@@ -66,9 +67,9 @@ async def test_status_before_and_after_loading_and_one_load_for_all(backend):
     assert (probe.status, probe.reason) == (BackendStatus.HEALTHY, "on disk, loads at the first request")
     first = asyncio.ensure_future(events(backend, asks()))
     others = [asyncio.ensure_future(events(backend, asks())) for _ in range(3)]
-    while backend._loading is None:
+    while backend.holder._loading is None:
         await asyncio.sleep(0)
-    loading = backend._loading
+    loading = backend.holder._loading
     assert (await backend.probe()).reason == "loading"
     first.cancel()
     results = await asyncio.gather(*others)
@@ -124,9 +125,9 @@ async def test_a_killed_worker_fails_its_requests_and_comes_back_after_the_back_
 
 
 async def test_idle_models_give_their_memory_back(models):
-    backend = LocalBackend(models.entry("smollm2"), models, keep_alive_s=0.05)
+    backend = LocalBackend(packaged(models, "smollm2"), keep_alive_s=0.05)
     await events(backend, asks())
-    worker = backend._worker
+    worker = backend.holder.worker
     assert worker is not None
     await asyncio.wait_for(worker._dead.wait(), 10)
     assert not backend.loaded
@@ -134,9 +135,9 @@ async def test_idle_models_give_their_memory_back(models):
 
 
 async def test_stopping_ends_loads_and_answers(models):
-    backend = LocalBackend(models.entry("smollm2"), models)
+    backend = LocalBackend(packaged(models, "smollm2"))
     waiting = asyncio.ensure_future(events(backend, asks()))
-    while backend._loading is None:
+    while backend.holder._loading is None:
         await asyncio.sleep(0)
     await backend.stop()
     with pytest.raises(BackendFailed, match="unloaded while it loaded"):
@@ -157,7 +158,7 @@ def test_a_closing_loop_leaves_nothing(models):
     seen = []
 
     async def main():
-        backend = LocalBackend(models.entry("smollm2"), models)
+        backend = LocalBackend(packaged(models, "smollm2"))
         await backend.load()
         seen.append(backend.pid)
 
@@ -181,10 +182,11 @@ async def test_the_worker_dies_with_its_server(models):
         from uia_lab.backends.local import LocalBackend
         from uia_lab.domain.requests import InferenceRequest
         from uia_lab.engine.catalogue import Catalogue
+        from uia_lab.engine.sources import packaged
 
         async def main():
             models = Catalogue()
-            backend = LocalBackend(models.entry("smollm2"), models)
+            backend = LocalBackend(packaged(models, "smollm2"))
             request = InferenceRequest("chat", inputs="A story:", parameters={"max_tokens": 1900})
             stream = backend.infer(request)
             await anext(stream)
@@ -209,7 +211,7 @@ async def test_without_weights_or_package_the_probe_says_what_to_do(tmp_path, mo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     catalogue = Catalogue(tmp_path)
-    backend = LocalBackend(catalogue.entry("smollm2"), catalogue)
+    backend = LocalBackend(packaged(catalogue, "smollm2"))
     probe = await backend.probe()
     assert probe.status is BackendStatus.UNKNOWN
     assert "fetches 93 MB" in probe.reason
@@ -224,7 +226,7 @@ async def test_without_weights_or_package_the_probe_says_what_to_do(tmp_path, mo
 
 
 async def test_embeddings(models):
-    backend = LocalBackend(models.entry("minilm"), models)
+    backend = LocalBackend(packaged(models, "minilm"))
     request = InferenceRequest("embeddings", inputs=["one", "two"], parameters={"encoding_format": "float"})
     started, chunk, end = await events(backend, request)
     assert isinstance(started, Started)

@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 
 from uia_lab.domain.errors import BackendFailed
+from uia_lab.engine.child import environment
 from uia_lab.engine.frames import Done, Failed, Load, Piece
-from uia_lab.engine.process import WorkerProcess, environment
+from uia_lab.engine.process import WorkerProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

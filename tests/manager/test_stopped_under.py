@@ -56,9 +56,10 @@ import asyncio
 from uia_lab import BackendManager
 from uia_lab.backends.local import LocalBackend
 from uia_lab.engine.catalogue import Catalogue
+from uia_lab.engine.sources import packaged
 
 catalogue = Catalogue()
-backend = LocalBackend(catalogue.entry("smollm2"), catalogue)
+backend = LocalBackend(packaged(catalogue, "smollm2"))
 manager = BackendManager({"enable_health_checks": False})
 manager.register_backend("local", "gpu", "Local", backend)
 

@@ -5,7 +5,10 @@ from uia_lab.doors.anthropic import MessagesDoor
 from uia_lab.doors.backends import BackendDoor, BackendsDoor, ProbeDoor, StrategyDoor
 from uia_lab.doors.base import Door
 from uia_lab.doors.explain import ExplainDoor
+from uia_lab.doors.hardware import HardwareDoor
+from uia_lab.doors.infer import InferDoor
 from uia_lab.doors.keys import KeyDoor, KeysDoor
+from uia_lab.doors.local_models import LoadDoor, LocalModelsDoor, UnloadDoor
 from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
@@ -28,6 +31,11 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/v1/audio/transcriptions", TranscriptionsDoor),
         (r"/v1/models", ModelsDoor),
         (r"/v1/models/(.+)", ModelDoor),
+        (r"/infer", InferDoor),
+        (r"/models", LocalModelsDoor),
+        (r"/models/load", LoadDoor),
+        (r"/models/unload", UnloadDoor),
+        (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from uia_lab.domain.tasks import TEXT_GENERATION
+
 MAX_FRAME = 64 << 20
 _LENGTH = struct.Struct(">I")
 
@@ -22,10 +24,14 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
     Args:
         engine: ``llamacpp`` or ``transformers``.
-        path: The weights file.
+        path: The weights file, or the folder it lies in.
         model: The model's name.
         concurrency: Requests worked on at once.
         context_length: Tokens one request may use.
+        task: The task it is loaded for.
+        device: Where it computes, as torch names it.
+        dtype: Number format of weights and cache: ``float32``, ``bfloat16``, ``float16``.
+        cache_bytes: Memory for keys and values of running generations; 0 for what fits all of them.
     """
 
     engine: str
@@ -33,6 +39,10 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     model: str
     concurrency: int
     context_length: int
+    task: str = TEXT_GENERATION
+    device: str = "cpu"
+    dtype: str = "float32"
+    cache_bytes: int = 0
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -75,6 +85,7 @@ class Piece(msgspec.Struct, frozen=True, tag="piece", omit_defaults=True):
         text: Generated text.
         value: Rows of little-endian float32, one after the other.
         width: Numbers a row of ``value`` has.
+        result: Result of a task that gives neither text nor vectors, JSON-ready.
         logprobs: Log probabilities of the text's tokens, each in the OpenAI chat shape.
     """
 
@@ -83,6 +94,7 @@ class Piece(msgspec.Struct, frozen=True, tag="piece", omit_defaults=True):
     text: str | None = None
     value: bytes | None = None
     width: int = 0
+    result: Any = None
     logprobs: list[Any] | None = None
 
 

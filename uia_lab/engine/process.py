@@ -2,17 +2,15 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import socket
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from uia_lab.domain.errors import BackendFailed, BackendTimeout, BadRequest, InferenceError
 from uia_lab.engine import frames
+from uia_lab.engine.child import ending, environment
 from uia_lab.engine.frames import Answer, Cancel, Done, Failed, Load, Loaded, Piece, Ping, Pong, Stop, Submit
 
 QUEUE_FRAMES = 4096
@@ -314,7 +312,7 @@ class WorkerProcess:
         if self._stopping and not broke:
             self._why = f"the worker of {self.name} was stopped"
         else:
-            self._why = f"the worker of {self.name} died ({broke or _status(status)})"
+            self._why = f"the worker of {self.name} died ({broke or ending(status)})"
             if self._stderr:
                 self._why += ": " + " | ".join(list(self._stderr)[-5:])
         self._dead.set()
@@ -340,40 +338,5 @@ class WorkerProcess:
             self._stderr.append(text)
 
 
-# Named, not filtered: what a secret is called, nobody knows.
-_PASSED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMP", "TEMP", "XDG_", "VIRTUAL_ENV"),
-    *("PYTHON", "LD_", "DYLD_", "SYSTEMROOT", "UIA_MODEL_CACHE", "HF_", "TRANSFORMERS_"),
-    *("TORCH", "PYTORCH", "GGML_", "LLAMA_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMEXPR_"),
-    *("CUDA", "NVIDIA_", "NCCL_", "HIP_", "HSA_", "ROCR_", "ROCM_", "GPU_", "ZE_", "SYCL_", "ONEAPI_"),
-)
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
-
-
-def environment() -> dict[str, str]:
-    """The worker's environment: what libraries and devices need of the server's, and none of its secrets."""
-    values = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(_PASSED) and not name.upper().endswith(_SECRET)
-    }
-    values["HF_HUB_OFFLINE"] = "1"
-    values["TOKENIZERS_PARALLELISM"] = "false"
-    root = Path(__file__).parents[2]
-    if root.name != "site-packages":
-        # A checkout that is not installed: found by the server through its own sys.path only.
-        values["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), values.get("PYTHONPATH", "")]))
-    return values
-
-
 def _text(line: bytes) -> str:
     return line[:500].decode(errors="replace").strip()
-
-
-def _status(code: int) -> str:
-    if code >= 0:
-        return f"exit status {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

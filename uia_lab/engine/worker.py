@@ -14,6 +14,7 @@ import time
 from typing import NoReturn, Protocol
 
 from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 from uia_lab.engine.frames import (
     Cancel,
     Channel,
@@ -136,9 +137,17 @@ def engine_for(load: Load, emit: Emit) -> Engine:
 
         return LlamaCppEngine(load, emit, cores())
     if load.engine == "transformers":
-        from uia_lab.engine.transformers import TransformersEngine
+        if load.task == TEXT_GENERATION:
+            from uia_lab.engine.generation import GenerationEngine
 
-        return TransformersEngine(load, emit, cores())
+            return GenerationEngine(load, emit, cores())
+        if load.task == TEXT_EMBEDDING:
+            from uia_lab.engine.embeddings import EmbeddingEngine
+
+            return EmbeddingEngine(load, emit, cores())
+        from uia_lab.engine.pipelines import PipelineEngine
+
+        return PipelineEngine(load, emit, cores())
     raise ValueError(f"no engine is called {load.engine!r}")
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 5.0
 ANSWER_S = 15.0
+# Where there is an accelerator, the first report waits for torch to say which.
+HARDWARE_S = 150.0
 # The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
 SILENCE_S = 35.0
 DETAILS_S = 3.0
@@ -159,6 +161,12 @@ class HttpTransport:
         with contextlib.suppress(errors.ModelNotFound):
             async with self._asked("DELETE", f"requests/{quote(request_id, safe='')}"):
                 pass
+
+    async def hardware(self) -> dict[str, Any]:
+        """What the server's machine has."""
+        async with self._asked("GET", "hardware", read_s=HARDWARE_S) as response:
+            report: dict[str, Any] = await response.json()
+            return report
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys of the server."""

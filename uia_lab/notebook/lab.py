@@ -20,6 +20,7 @@ from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.generation import Generation
+from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.presenters import presenter_here
 from uia_lab.notebook.serving import Serving, Servings
@@ -32,6 +33,7 @@ T = TypeVar("T")
 QUESTION_S = 60.0
 # The first embedding may load a model.
 EMBED_S = 600.0
+HARDWARE_S = 160.0
 
 
 class Lab:
@@ -111,6 +113,10 @@ class Lab:
             lambda backend_id: self._ask(transport.probe_backend, backend_id),
             lambda backend_id: self._ask(transport.remove_backend, backend_id),
         )
+
+    def hardware(self) -> HardwareReport:
+        """What the machine that serves has: cores, memory, devices, and what is missing and why."""
+        return HardwareReport(self._ask(self._transport.hardware, deadline=HARDWARE_S))
 
     def status(self) -> StatusReport:
         """The status report: a mapping to programs, a live table in a notebook."""

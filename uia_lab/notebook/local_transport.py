@@ -89,6 +89,13 @@ class InProcessTransport:
         """A backend of the manager in this process."""
         return _LocalPublication(self, function, backend_id, name, max_concurrency)
 
+    async def hardware(self) -> dict[str, Any]:
+        """What this machine has."""
+        await self.manager()
+        assert self._service is not None
+        report: dict[str, Any] = (await self._service.models.hardware()).to_dict()
+        return report
+
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys; in this process they open nothing, since nothing listens."""
         raise BadRequest(_NO_KEYS)

@@ -96,6 +96,9 @@ class Transport(Protocol):
             max_concurrency: Calls at once.
         """
 
+    async def hardware(self) -> dict[str, Any]:
+        """What the serving machine has, as ``GET /hardware`` says it."""
+
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys, as ``GET /keys`` lists them."""
 

@@ -23,7 +23,7 @@ async def worker(models):
     process = WorkerProcess(entry.name)
     await process.spawn()
     path = str(models.path(entry.name))
-    await process.load(Load("transformers", path, entry.name, 4, entry.context_length), 110)
+    await process.load(Load("transformers", path, entry.name, 4, entry.context_length, entry.task), 110)
     yield process
     await process.stop()
 
