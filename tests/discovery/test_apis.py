@@ -130,7 +130,7 @@ async def test_another_server_at_the_same_port_takes_the_place(api, manager, dis
     api.server_header = None
     api.lists("org/model", owned_by="vllm")
     await manager.probe(f"llamacpp-{api.port}")
-    manager.router.registry.get(f"llamacpp-{api.port}").instance._found = None
+    manager.router.registry.get(f"llamacpp-{api.port}").instance.backend._found = None
     api.answers["GET", "/health"] = (500, b"")
     await manager.probe(f"llamacpp-{api.port}")
     api.answers["GET", "/health"] = (200, b"")
@@ -181,6 +181,40 @@ async def test_own_ports_and_strangers_are_left_alone(api, other, manager, disco
     assert (found.endpoint, found.usable) == (other.url, False)
     assert "another user of this machine (1234)" in found.reason
     assert api.asked == other.asked == []
+
+
+async def test_a_stranger_who_takes_over_the_port_gets_nothing(api, manager, discover, monkeypatch):
+    """Ours ended; what listens there now looks the same, and is another user's."""
+    llamacpp(api)
+    user = None
+    monkeypatch.setattr(apis, "stranger_at", lambda port: user)
+    discovery = discover(ports=[api.port])
+    (found,) = await discovery.look()
+    name = found.backend_id
+    user, count = 1234, len(api.asked)
+    info = await manager.probe(name)
+    assert (info.status.value, info.routable) == ("offline", False)
+    assert "another user of this machine (1234)" in info.reason
+    for _ in range(2):
+        (found,) = await discovery.look()
+        assert (found.backend_id, found.usable) == (None, False)
+        assert "another user of this machine (1234)" in found.reason
+    assert manager.list_backends() == []
+    assert len(api.asked) == count
+    user = None
+    (found,) = await discovery.look()
+    assert (found.backend_id, found.usable) == (name, True)
+
+
+async def test_a_stranger_is_noticed_while_all_looks_well(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    user = None
+    monkeypatch.setattr(apis, "stranger_at", lambda port: user)
+    discovery = discover(ports=[api.port])
+    await discovery.look()
+    user = 1234
+    (found,) = await discovery.look()
+    assert (found.usable, manager.list_backends()) == (False, [])
 
 
 async def test_a_silent_server_holds_up_nobody(api, other, manager, discover, monkeypatch):

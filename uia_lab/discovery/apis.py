@@ -18,6 +18,7 @@ from uia_lab.backends.factory import BackendFactory
 from uia_lab.backends.providers import PROVIDERS, Provider, provider_named
 from uia_lab.discovery.owners import stranger_at
 from uia_lab.discovery.places import Place, places
+from uia_lab.discovery.watched import Watched, of_another_user
 from uia_lab.domain.backends import Backend, BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import InferenceError, NoBackendAvailable
@@ -161,6 +162,8 @@ class ApiDiscovery:
 
     async def _visit(self, place: Place, gate: asyncio.Semaphore) -> None:
         state = self._states.setdefault(place.endpoint, _State())
+        if await self._taken_over(place, state):
+            return
         if self._registered(place, state) or self._clock() < state.due:
             return
         async with gate:
@@ -180,6 +183,17 @@ class ApiDiscovery:
                 self._unusable(place, state, f"{type(error).__name__}: {error}")
         state.wait = min(max(state.wait * 2, self._interval / 2), LONGEST_S)
         state.due = self._clock() + state.wait
+
+    async def _taken_over(self, place: Place, state: _State) -> bool:
+        """Whether another user's server is now where ours was; it goes then, well as it may look."""
+        if state.description is None or self._manager.get_backend(state.description.id) is None:
+            return False
+        user = await asyncio.to_thread(_stranger, place)
+        if user is None:
+            return False
+        self._withdraw(state)
+        self._unusable(place, state, of_another_user(user))
+        return True
 
     def _registered(self, place: Place, state: _State) -> bool:
         """Whether there is nothing to do: it serves already, or somebody decided about it."""
@@ -209,13 +223,10 @@ class ApiDiscovery:
 
     async def _examine(self, place: Place, state: _State) -> None:
         """Asks who is there and whether it can serve, for nothing; registers it if so."""
-        parts = urlsplit(place.endpoint)
-        if place.source.startswith("port ") and parts.port is not None:
-            user = await asyncio.to_thread(stranger_at, parts.port)
-            if user is not None:
-                reason = f"belongs to another user of this machine ({user}); add it by hand to use it"
-                self._unusable(place, state, reason)
-                return
+        user = await asyncio.to_thread(_stranger, place)
+        if user is not None:
+            self._unusable(place, state, of_another_user(user))
+            return
         description = await self._factory.complete(
             BackendDescription(
                 id="found",
@@ -226,7 +237,7 @@ class ApiDiscovery:
             )
         )
         name = str(description.options["provider"])
-        if name not in self._wanted and place.provider is None and place.source.startswith("port "):
+        if name not in self._wanted and place.provider is None and place.guessed:
             self._unusable(place, state, f"is {PROVIDERS[name].title}, which api_backends leaves out")
             return
         if state.description is not None:
@@ -240,7 +251,7 @@ class ApiDiscovery:
             self._withdraw(state)
         title = PROVIDERS[name].title
         description = msgspec.structs.replace(description, id=self._free_id(place, name), name=title)
-        backend = self._factory.build(description)
+        backend = self._build(place, description)
         await backend.start()
         probe = await backend.probe()
         if probe.status not in _WELL:
@@ -248,6 +259,10 @@ class ApiDiscovery:
             self._unusable(place, state, probe.reason, name)
             return
         await self._register(place, state, description, backend)
+
+    def _build(self, place: Place, description: BackendDescription) -> Backend:
+        backend = self._factory.build(description)
+        return Watched(backend, lambda: _stranger(place)) if place.guessed else backend
 
     async def _register(
         self, place: Place, state: _State, description: BackendDescription, backend: Backend
@@ -274,7 +289,7 @@ class ApiDiscovery:
                 self._note(place, state, error.message, usable=False)
                 return
             self._withdraw(state)
-        if place.source.startswith("port ") and "not ready" not in error.message:
+        if place.guessed and "not ready" not in error.message:
             state.found = None
         else:
             self._unusable(place, state, error.message)
@@ -309,6 +324,11 @@ class ApiDiscovery:
             number += 1
             name = f"{stem}-{number}"
         return name
+
+
+def _stranger(place: Place) -> int | None:
+    """The other user whose server is at a port that was only guessed; may block."""
+    return stranger_at(_server(place.endpoint)[1]) if place.guessed else None
 
 
 def _server(endpoint: str) -> tuple[str | None, int]:

@@ -27,6 +27,11 @@ class Place:
     provider: Provider | None = None
     key: str | None = None
 
+    @property
+    def guessed(self) -> bool:
+        """Whether nobody named it: whoever listens at that port."""
+        return self.source.startswith("port ")
+
 
 def places(
     providers: Iterable[Provider],
