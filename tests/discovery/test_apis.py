@@ -161,6 +161,71 @@ async def test_what_people_registered_or_removed_stays_so(api, other, manager, d
     assert [backend.backend_id for backend in manager.list_backends()] == ["mine"]
 
 
+async def test_whoever_registers_first_keeps_the_id_and_the_server(
+    api, other, manager, discover, monkeypatch
+):
+    """Somebody is faster than the looks that discovery still waits for."""
+    llamacpp(api)
+    llamacpp(other)
+    build, names = apis.ApiDiscovery._build, [f"llamacpp-{api.port}", "mine"]
+
+    def overtaken(self, place, description):
+        if names and description.id == "found":
+            endpoint = place.endpoint if len(names) == 1 else None
+            manager.register_backend(
+                names.pop(0), "api", "Mine", lambda inputs: inputs, _capabilities(), endpoint=endpoint
+            )
+        return build(self, place, description)
+
+    monkeypatch.setattr(apis.ApiDiscovery, "_build", overtaken)
+    found = await discover(ports=[api.port]).look()
+    assert [(item.backend_id, item.usable) for item in found] == [(f"llamacpp-{api.port}-2", True)]
+    assert manager.get_backend(f"llamacpp-{api.port}").name == "Mine"
+    found = await discover(ports=[other.port]).look()
+    assert [(item.backend_id, item.usable) for item in found] == [("mine", True)]
+    assert "registered as mine" in found[0].reason
+    assert len(manager.list_backends()) == 3
+
+
+async def test_two_servers_of_one_kind_found_at_once_have_two_ids(api, other, manager, discover, monkeypatch):
+    monkeypatch.setattr(apis, "is_loopback", lambda endpoint: False)
+    for server in (api, other):
+        server.lists("m", owned_by="vllm")
+    environ = {"OPENAI_BASE_URL": f"{api.url}/v1", "VLLM_BASE_URL": f"{other.url}/v1"}
+    found = await discover(environ=environ).look()
+    assert {item.backend_id for item in found} == {"vllm", "vllm-2"}
+    assert {backend.endpoint for backend in manager.list_backends()} == {f"{api.url}/v1", f"{other.url}/v1"}
+
+
+async def test_what_was_found_gives_way_to_what_is_added_by_hand(api, other, manager, discover):
+    llamacpp(api)
+    llamacpp(other)
+    discovery = discover(ports=[api.port, other.port])
+    await discovery.look()
+    discovery.give_way()
+    assert len(manager.list_backends()) == 2
+    for name, server in (("mine", api), ("ours", other)):
+        manager.register_backend(
+            name, "api", name, lambda inputs: inputs, _capabilities(), endpoint=f"{server.url}/v1"
+        )
+    discovery.give_way()
+    for _ in range(2):
+        assert [item.backend_id for item in discovery.found()] == ["mine", "ours"]
+        assert [backend.backend_id for backend in manager.list_backends()] == ["mine", "ours"]
+        await discovery.look()
+
+
+async def test_a_backend_that_replaced_a_found_one_is_left_alone(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    discovery = discover(ports=[api.port])
+    (found,) = await discovery.look()
+    manager.register_backend(found.backend_id, "gpu", "Mine", lambda inputs: inputs, _capabilities())
+    monkeypatch.setattr(apis, "stranger_at", lambda port: 1234)
+    (found,) = await discovery.look()
+    assert (found.backend_id, found.usable) == (None, False)
+    assert [backend.name for backend in manager.list_backends()] == ["Mine"]
+
+
 async def test_names_narrow_and_unknown_ones_are_refused(api, manager, discover):
     llamacpp(api)
     (found,) = await discover("ollama", ports=[api.port]).look()
