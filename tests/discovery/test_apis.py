@@ -84,6 +84,14 @@ async def test_no_key_goes_to_a_host_nobody_named(api, other, discover):
     assert {asked.headers.get("Authorization") for asked in other.asked} == {f"Bearer {KEY}"}
 
 
+async def test_credentials_in_an_address_are_refused_and_not_listed(discover, caplog):
+    environ = {"OPENAI_BASE_URL": f"https://user:{KEY}@127.0.0.1:9/v1?api-key={KEY}"}
+    (found,) = await discover(environ=environ).look()
+    assert (found.endpoint, found.usable) == ("https://127.0.0.1:9/v1", False)
+    assert "no credentials" in found.reason
+    assert KEY not in f"{found}{caplog.text}"
+
+
 async def test_a_redirect_takes_no_key_along(api, other, discover):
     for path in ("/v1/models", "/models", "/info", "/api/version", "/api/v0/models"):
         api.answers["GET", path] = (307, b"", {"Location": other.url + path})

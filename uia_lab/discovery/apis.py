@@ -39,7 +39,7 @@ class Found:
     """Something that was found, used or not.
 
     Args:
-        endpoint: Where it is.
+        endpoint: Where it is, without credentials and query.
         source: What led there.
         provider: Who it is, as far as known.
         backend_id: The backend it is, where it is one.
@@ -188,7 +188,7 @@ class ApiDiscovery:
             except InferenceError as error:
                 self._unusable(place, state, error.message)
             except Exception as error:
-                log.exception("looking at %s failed", place.endpoint)
+                log.exception("looking at %s failed", place.shown)
                 self._unusable(place, state, f"{type(error).__name__}: {error}")
         state.wait = min(max(state.wait * 2, self._interval / 2), LONGEST_S)
         state.due = self._clock() + state.wait
@@ -343,7 +343,7 @@ class ApiDiscovery:
     def _note(self, place: Place, state: _State, reason: str, *, usable: bool) -> None:
         assert state.description is not None
         state.found = Found(
-            place.endpoint,
+            place.shown,
             place.source,
             str(state.description.options["provider"]),
             state.description.id if self._mine(state) is not None else None,
@@ -353,7 +353,7 @@ class ApiDiscovery:
 
     def _unusable(self, place: Place, state: _State, reason: str, provider: str | None = None) -> None:
         known = provider or (place.provider.name if place.provider is not None else None)
-        state.found = Found(place.endpoint, place.source, known, None, False, reason)
+        state.found = Found(place.shown, place.source, known, None, False, reason)
 
     def _free_id(self, place: Place, provider: str) -> str:
         """The provider's name, with the port where it is on this machine; a number behind it if taken."""
