@@ -140,6 +140,17 @@ async def test_strangers_are_refused_before_a_form_is_read(house, heard):
     assert heard == []
 
 
+async def test_a_result_that_is_no_image_has_failed_for_client_and_log(house):
+    capabilities = BackendCapabilities({"image-generation"}, {"blind"})
+    house.manager.register_backend("blind", "gpu", "Blind", lambda: {"text": "a cat"}, capabilities)
+    house.manager.on_record = (records := []).append
+    body = {"model": "blind", "prompt": "a cat"}
+    async with house.call("POST", "v1/images/generations", "infer", json=body) as response:
+        assert response.status == 502
+        assert "no image" in (await response.json())["error"]["message"]
+    assert [(record.outcome, record.error) for record in records] == [("failed", "backend_failed")]
+
+
 async def test_bodies_that_are_no_forms_and_files_that_are_none(house, heard):
     kept = {"Content-Type": "application/json", "X-Uia-Content-Type": "multipart/form-data; boundary=x"}
     for headers in ({}, {"Content-Type": "multipart/form-data"}, {"Content-Type": "text/plain"}, kept):
