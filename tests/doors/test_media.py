@@ -174,6 +174,29 @@ async def test_recordings_may_be_larger_than_other_bodies_but_not_by_any_amount(
         assert status == 200 or "25 MiB" in (await response.json())["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; " + "(" * 900,
+        "multipart/form-data; " + "(" * 60_000,
+        "multipart/form-data; " + "a=b; " * 12_000 + "boundary=x",
+        "multipart/form-data; " + "; ".join(f"b*{number}*=a" for number in range(90)),
+        "multipart/form-data; boundary*=utf-8''x",
+        f"multipart/form-data; boundary*{'9' * 900}*=x",
+        "multipart/form-data; boundary=" + "=?utf-8?q?a?= " * 70,
+    ],
+)
+def test_hostile_headers_of_a_form_are_refused(content_type):
+    with pytest.raises(BadRequest):
+        multipart(content_type, b"--x--")
+
+
+def test_a_boundary_in_quotes_and_more_parameters():
+    body = b'--a;b\r\nContent-Disposition: form-data; name="model"\r\n\r\nhear\r\n--a;b--'
+    content_type = 'Multipart/Form-Data; charset=utf-8; boundary="a;b"'
+    assert multipart(content_type, body) == ({"model": ["hear"]}, {})
+
+
 pieces = st.sampled_from(
     [
         b"--x",
