@@ -223,6 +223,26 @@ async def test_what_was_found_gives_way_to_what_is_added_by_hand(api, other, man
         await discovery.look()
 
 
+async def test_it_gives_way_even_while_it_is_looked_at(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    discovery, probe = discover(ports=[api.port]), manager.probe
+
+    async def overtaken(backend_id):
+        looking = asyncio.create_task(probe(backend_id))
+        await asyncio.sleep(0)
+        manager.register_backend(
+            "mine", "api", "Mine", lambda inputs: inputs, _capabilities(), endpoint=f"{api.url}/v1"
+        )
+        discovery.give_way()
+        return await looking
+
+    monkeypatch.setattr(manager, "probe", overtaken)
+    for _ in range(2):
+        (found,) = await discovery.look()
+        assert (found.backend_id, found.reason) == ("mine", "is registered as mine")
+        assert [backend.backend_id for backend in manager.list_backends()] == ["mine"]
+
+
 async def test_a_backend_that_replaced_a_found_one_is_left_alone(api, manager, discover, monkeypatch):
     llamacpp(api)
     discovery = discover(ports=[api.port])
