@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,10 +28,12 @@ class KeptBackends:
 
     Attributes:
         table: Where they are kept; None while there is no store.
+        added: Called when one was added, so that what was found at the same address gives way.
     """
 
     def __init__(self, manager: BackendManager, factory: BackendFactory) -> None:
         self.table: ValueStore[BackendDescription] | None = None
+        self.added: Callable[[], None] | None = None
         self._manager = manager
         self._factory = factory
         self._known: dict[str, BackendDescription] = {}
@@ -65,6 +68,8 @@ class KeptBackends:
             except BaseException:
                 self._forget(description.id)
                 raise
+        if self.added is not None:
+            self.added()
         return await self._manager.probe(description.id)
 
     async def remove(self, backend_id: str) -> bool:

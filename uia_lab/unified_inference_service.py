@@ -170,7 +170,7 @@ class UnifiedInferenceService:
         """Ends every request and closes every part; nothing of it is left behind."""
         self._ready = False
         if self.apis is not None:
-            apis, self.apis = self.apis, None
+            apis, self.apis, self.backends.added = self.apis, None, None
             await self._within(apis.stop(), "the discovery of APIs")
         if self._server is not None:
             server, self._server = self._server, None
@@ -214,6 +214,7 @@ class UnifiedInferenceService:
         self.apis = ApiDiscovery(
             self._manager, self._factory, config.api_backends, config.discovery_ports, self._own_ports
         )
+        self.backends.added = self.apis.give_way
         self.apis.start()
         ports = ", ".join(map(str, config.discovery_ports)) or "none"
         return f"looks at keys and addresses in the environment and at ports of this machine ({ports})"

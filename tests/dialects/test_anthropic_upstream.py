@@ -13,6 +13,7 @@ from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.anthropic import answers, calls
 from uia_lab.dialects.anthropic.reader import MessageReader
 from uia_lab.dialects.anthropic.upstream import AnthropicMessages
+from uia_lab.dialects.tool_calls import InTurn
 from uia_lab.domain import errors
 from uia_lab.domain.events import Chunk, Finished, Reasoning, Text, ToolCall
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
@@ -417,7 +418,34 @@ def test_a_tool_call_that_was_cut_off_is_kept():
 
 def test_a_backend_that_goes_back_to_an_ended_call_has_failed():
     stream = answers.Stream(calls.parse(json.dumps(CALL).encode()), "req-1", "b")
-    for index in (0, 1):
-        stream.render(Chunk(index, ToolCall(index, f"c{index}", "look", "{")))
+    stream.render(Chunk(0, ToolCall(0, "c0", "look", "{")))
+    stream.render(Chunk(1, Text("so ")))
+    assert stream.render(Chunk(2, ToolCall(0, arguments=" "))) == b""
     with pytest.raises(errors.BackendFailed, match="tool call"):
-        stream.render(Chunk(2, ToolCall(0, arguments="}")))
+        stream.render(Chunk(3, ToolCall(0, arguments="}")))
+
+
+def test_a_later_call_waits_only_until_the_one_before_it_is_whole():
+    turn = InTurn()
+    pieces = [
+        ToolCall(0, "c0", "look", '{"a": "}'),
+        ToolCall(1, "c1", "look", '{"b"'),
+        ToolCall(0, arguments='\\"}"'),
+        ToolCall(2, "c2", "look"),
+        ToolCall(1, arguments=": {}}"),
+        ToolCall(0, arguments="}"),
+        ToolCall(2, arguments="{}"),
+    ]
+    shown = [[(it.index, it.id, it.arguments) for it in turn.take(piece)] for piece in pieces]
+    assert shown == [
+        [(0, "c0", '{"a": "}')],
+        [],
+        [(0, None, '\\"}"')],
+        [],
+        [],
+        [(0, None, "}"), (1, "c1", '{"b": {}}'), (2, "c2", "")],
+        [(2, None, "{}")],
+    ]
+    assert list(turn.rest()) == []
+    assert [it.index for it in (*turn.take(ToolCall(3, "c3")), *turn.take(ToolCall(4, "c4")))] == [3]
+    assert [(it.index, it.id) for it in turn.rest()] == [(4, "c4")]

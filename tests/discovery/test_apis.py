@@ -84,6 +84,14 @@ async def test_no_key_goes_to_a_host_nobody_named(api, other, discover):
     assert {asked.headers.get("Authorization") for asked in other.asked} == {f"Bearer {KEY}"}
 
 
+async def test_credentials_in_an_address_are_refused_and_not_listed(discover, caplog):
+    environ = {"OPENAI_BASE_URL": f"https://user:{KEY}@127.0.0.1:9/v1?api-key={KEY}"}
+    (found,) = await discover(environ=environ).look()
+    assert (found.endpoint, found.usable) == ("https://127.0.0.1:9/v1", False)
+    assert "no credentials" in found.reason
+    assert KEY not in f"{found}{caplog.text}"
+
+
 async def test_a_redirect_takes_no_key_along(api, other, discover):
     for path in ("/v1/models", "/models", "/info", "/api/version", "/api/v0/models"):
         api.answers["GET", path] = (307, b"", {"Location": other.url + path})
@@ -130,7 +138,7 @@ async def test_another_server_at_the_same_port_takes_the_place(api, manager, dis
     api.server_header = None
     api.lists("org/model", owned_by="vllm")
     await manager.probe(f"llamacpp-{api.port}")
-    manager.router.registry.get(f"llamacpp-{api.port}").instance._found = None
+    manager.router.registry.get(f"llamacpp-{api.port}").instance.backend._found = None
     api.answers["GET", "/health"] = (500, b"")
     await manager.probe(f"llamacpp-{api.port}")
     api.answers["GET", "/health"] = (200, b"")
@@ -161,6 +169,91 @@ async def test_what_people_registered_or_removed_stays_so(api, other, manager, d
     assert [backend.backend_id for backend in manager.list_backends()] == ["mine"]
 
 
+async def test_whoever_registers_first_keeps_the_id_and_the_server(
+    api, other, manager, discover, monkeypatch
+):
+    """Somebody is faster than the looks that discovery still waits for."""
+    llamacpp(api)
+    llamacpp(other)
+    build, names = apis.ApiDiscovery._build, [f"llamacpp-{api.port}", "mine"]
+
+    def overtaken(self, place, description):
+        if names and description.id == "found":
+            endpoint = place.endpoint if len(names) == 1 else None
+            manager.register_backend(
+                names.pop(0), "api", "Mine", lambda inputs: inputs, _capabilities(), endpoint=endpoint
+            )
+        return build(self, place, description)
+
+    monkeypatch.setattr(apis.ApiDiscovery, "_build", overtaken)
+    found = await discover(ports=[api.port]).look()
+    assert [(item.backend_id, item.usable) for item in found] == [(f"llamacpp-{api.port}-2", True)]
+    assert manager.get_backend(f"llamacpp-{api.port}").name == "Mine"
+    found = await discover(ports=[other.port]).look()
+    assert [(item.backend_id, item.usable) for item in found] == [("mine", True)]
+    assert "registered as mine" in found[0].reason
+    assert len(manager.list_backends()) == 3
+
+
+async def test_two_servers_of_one_kind_found_at_once_have_two_ids(api, other, manager, discover, monkeypatch):
+    monkeypatch.setattr(apis, "is_loopback", lambda endpoint: False)
+    for server in (api, other):
+        server.lists("m", owned_by="vllm")
+    environ = {"OPENAI_BASE_URL": f"{api.url}/v1", "VLLM_BASE_URL": f"{other.url}/v1"}
+    found = await discover(environ=environ).look()
+    assert {item.backend_id for item in found} == {"vllm", "vllm-2"}
+    assert {backend.endpoint for backend in manager.list_backends()} == {f"{api.url}/v1", f"{other.url}/v1"}
+
+
+async def test_what_was_found_gives_way_to_what_is_added_by_hand(api, other, manager, discover):
+    llamacpp(api)
+    llamacpp(other)
+    discovery = discover(ports=[api.port, other.port])
+    await discovery.look()
+    discovery.give_way()
+    assert len(manager.list_backends()) == 2
+    for name, server in (("mine", api), ("ours", other)):
+        manager.register_backend(
+            name, "api", name, lambda inputs: inputs, _capabilities(), endpoint=f"{server.url}/v1"
+        )
+    discovery.give_way()
+    for _ in range(2):
+        assert [item.backend_id for item in discovery.found()] == ["mine", "ours"]
+        assert [backend.backend_id for backend in manager.list_backends()] == ["mine", "ours"]
+        await discovery.look()
+
+
+async def test_it_gives_way_even_while_it_is_looked_at(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    discovery, probe = discover(ports=[api.port]), manager.probe
+
+    async def overtaken(backend_id):
+        looking = asyncio.create_task(probe(backend_id))
+        await asyncio.sleep(0)
+        manager.register_backend(
+            "mine", "api", "Mine", lambda inputs: inputs, _capabilities(), endpoint=f"{api.url}/v1"
+        )
+        discovery.give_way()
+        return await looking
+
+    monkeypatch.setattr(manager, "probe", overtaken)
+    for _ in range(2):
+        (found,) = await discovery.look()
+        assert (found.backend_id, found.reason) == ("mine", "is registered as mine")
+        assert [backend.backend_id for backend in manager.list_backends()] == ["mine"]
+
+
+async def test_a_backend_that_replaced_a_found_one_is_left_alone(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    discovery = discover(ports=[api.port])
+    (found,) = await discovery.look()
+    manager.register_backend(found.backend_id, "gpu", "Mine", lambda inputs: inputs, _capabilities())
+    monkeypatch.setattr(apis, "stranger_at", lambda port: 1234)
+    (found,) = await discovery.look()
+    assert (found.backend_id, found.usable) == (None, False)
+    assert [backend.name for backend in manager.list_backends()] == ["Mine"]
+
+
 async def test_names_narrow_and_unknown_ones_are_refused(api, manager, discover):
     llamacpp(api)
     (found,) = await discover("ollama", ports=[api.port]).look()
@@ -181,6 +274,40 @@ async def test_own_ports_and_strangers_are_left_alone(api, other, manager, disco
     assert (found.endpoint, found.usable) == (other.url, False)
     assert "another user of this machine (1234)" in found.reason
     assert api.asked == other.asked == []
+
+
+async def test_a_stranger_who_takes_over_the_port_gets_nothing(api, manager, discover, monkeypatch):
+    """Ours ended; what listens there now looks the same, and is another user's."""
+    llamacpp(api)
+    user = None
+    monkeypatch.setattr(apis, "stranger_at", lambda port: user)
+    discovery = discover(ports=[api.port])
+    (found,) = await discovery.look()
+    name = found.backend_id
+    user, count = 1234, len(api.asked)
+    info = await manager.probe(name)
+    assert (info.status.value, info.routable) == ("offline", False)
+    assert "another user of this machine (1234)" in info.reason
+    for _ in range(2):
+        (found,) = await discovery.look()
+        assert (found.backend_id, found.usable) == (None, False)
+        assert "another user of this machine (1234)" in found.reason
+    assert manager.list_backends() == []
+    assert len(api.asked) == count
+    user = None
+    (found,) = await discovery.look()
+    assert (found.backend_id, found.usable) == (name, True)
+
+
+async def test_a_stranger_is_noticed_while_all_looks_well(api, manager, discover, monkeypatch):
+    llamacpp(api)
+    user = None
+    monkeypatch.setattr(apis, "stranger_at", lambda port: user)
+    discovery = discover(ports=[api.port])
+    await discovery.look()
+    user = 1234
+    (found,) = await discovery.look()
+    assert (found.usable, manager.list_backends()) == (False, [])
 
 
 async def test_a_silent_server_holds_up_nobody(api, other, manager, discover, monkeypatch):

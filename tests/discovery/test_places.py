@@ -5,7 +5,7 @@ import pytest
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.providers import PROVIDERS
 from uia_lab.discovery.owners import stranger_at
-from uia_lab.discovery.places import ollama_endpoint, places
+from uia_lab.discovery.places import Place, ollama_endpoint, places
 
 
 def look(environ, *names, ports=()):
@@ -64,6 +64,21 @@ def test_ports_get_no_key_and_are_looked_at_once():
 )
 def test_every_form_of_ollama_host(text, endpoint):
     assert ollama_endpoint(text) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://gpu:8000/v1", "http://gpu:8000/v1"),
+        ("https://me:hunter2@gpu:8000/v1?api-key=hunter2#hunter2", "https://gpu:8000/v1"),
+        ("http://me:hunter2@[::1]:80/v1", "http://[::1]:80/v1"),
+        ("https://me:hunter/2@gpu", "the value of OPENAI_BASE_URL, which is no address of a server"),
+        ("https://me:12?hunter2@gpu", "the value of OPENAI_BASE_URL, which is no address of a server"),
+        ("hunter2", "the value of OPENAI_BASE_URL, which is no address of a server"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(endpoint, shown):
+    assert Place(endpoint, "OPENAI_BASE_URL").shown == shown
 
 
 def test_servers_of_other_people_are_strangers(tmp_path):

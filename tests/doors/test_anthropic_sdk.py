@@ -26,6 +26,13 @@ THOUGHT = [
     Chunk(8, ToolCall(1, "call_2", "weather", '{"city": "Oslo"}')),
     Finished("I look it up.", Usage(30, 12, cached_tokens=20, cache_creation_tokens=4), "tool_calls"),
 ]
+MIXED = [
+    Chunk(0, ToolCall(0, "call_1", "weather", '{"city":')),
+    Chunk(1, ToolCall(1, "call_2", "weather", '{"city":')),
+    Chunk(2, ToolCall(0, arguments='"Riga"}')),
+    Chunk(3, ToolCall(1, arguments='"Oslo"}')),
+    Finished("", Usage(30, 12), "tool_calls"),
+]
 
 
 @pytest.fixture
@@ -125,6 +132,36 @@ async def test_tools_and_thinking_whole_and_streamed(client, scripted):
         assert (given["stop"], given["top_k"], given["user"]) == (["END"], 7, "u-1")
         assert (given["max_tokens"], given["reasoning_effort"]) == (4096, "low")
         assert (asked.wire.dialect, asked.wire.headers) == ("anthropic", {"anthropic-beta": "some-2026"})
+
+
+async def test_calls_whose_pieces_come_mixed(client, scripted):
+    scripted.script = MIXED
+    fields = {"model": "scripted", "max_tokens": 64, "messages": HELLO, "tools": [WEATHER]}
+    whole = await client.messages.create(**fields)
+    async with client.messages.stream(**fields) as stream:
+        streamed = await stream.get_final_message()
+    for message in (whole, streamed):
+        calls = [(block.id, block.input) for block in message.content]
+        assert calls == [("call_1", {"city": "Riga"}), ("call_2", {"city": "Oslo"})]
+        assert message.stop_reason == "tool_use"
+
+
+async def test_what_cannot_be_shown_has_failed_for_client_and_log(client, scripted):
+    """A call that goes on after other words: streamed there is no place for it, whole there is."""
+    scripted.script = [MIXED[0], Chunk(1, Text("so")), MIXED[2], MIXED[-1]]
+    scripted.manager.on_record = (records := []).append
+    fields = {"model": "scripted", "max_tokens": 64, "messages": HELLO, "tools": [WEATHER]}
+    with pytest.raises(anthropic.APIStatusError, match="tool call"):
+        async with client.messages.stream(**fields) as stream:
+            await stream.get_final_message()
+    message = await client.messages.create(**fields)
+    assert [block.type for block in message.content] == ["tool_use", "text"]
+    await scripted.until_idle()
+    assert [(record.outcome, record.error) for record in records] == [
+        ("failed", "backend_failed"), ("ok", None)
+    ]  # fmt: skip
+    totals = scripted.manager.totals
+    assert (totals.total, totals.ok, totals.failed, totals.in_flight) == (2, 1, 1, 0)
 
 
 async def test_a_conversation_with_tool_results_and_an_image(client, scripted):

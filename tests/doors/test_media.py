@@ -140,6 +140,17 @@ async def test_strangers_are_refused_before_a_form_is_read(house, heard):
     assert heard == []
 
 
+async def test_a_result_that_is_no_image_has_failed_for_client_and_log(house):
+    capabilities = BackendCapabilities({"image-generation"}, {"blind"})
+    house.manager.register_backend("blind", "gpu", "Blind", lambda: {"text": "a cat"}, capabilities)
+    house.manager.on_record = (records := []).append
+    body = {"model": "blind", "prompt": "a cat"}
+    async with house.call("POST", "v1/images/generations", "infer", json=body) as response:
+        assert response.status == 502
+        assert "no image" in (await response.json())["error"]["message"]
+    assert [(record.outcome, record.error) for record in records] == [("failed", "backend_failed")]
+
+
 async def test_bodies_that_are_no_forms_and_files_that_are_none(house, heard):
     kept = {"Content-Type": "application/json", "X-Uia-Content-Type": "multipart/form-data; boundary=x"}
     for headers in ({}, {"Content-Type": "multipart/form-data"}, {"Content-Type": "text/plain"}, kept):
@@ -161,6 +172,29 @@ async def test_recordings_may_be_larger_than_other_bodies_but_not_by_any_amount(
     async with house.call("POST", "v1/audio/transcriptions", data=form) as response:
         assert response.status == status
         assert status == 200 or "25 MiB" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; " + "(" * 900,
+        "multipart/form-data; " + "(" * 60_000,
+        "multipart/form-data; " + "a=b; " * 12_000 + "boundary=x",
+        "multipart/form-data; " + "; ".join(f"b*{number}*=a" for number in range(90)),
+        "multipart/form-data; boundary*=utf-8''x",
+        f"multipart/form-data; boundary*{'9' * 900}*=x",
+        "multipart/form-data; boundary=" + "=?utf-8?q?a?= " * 70,
+    ],
+)
+def test_hostile_headers_of_a_form_are_refused(content_type):
+    with pytest.raises(BadRequest):
+        multipart(content_type, b"--x--")
+
+
+def test_a_boundary_in_quotes_and_more_parameters():
+    body = b'--a;b\r\nContent-Disposition: form-data; name="model"\r\n\r\nhear\r\n--a;b--'
+    content_type = 'Multipart/Form-Data; charset=utf-8; boundary="a;b"'
+    assert multipart(content_type, body) == ({"model": ["hear"]}, {})
 
 
 pieces = st.sampled_from(

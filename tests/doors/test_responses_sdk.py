@@ -41,6 +41,13 @@ TOLD = [
     Chunk(9, ToolCall(2, "call_3", "mcp__notes__add", "{}")),
     Finished("I look it up.", Usage(30, 12, cached_tokens=20, reasoning_tokens=4), "tool_calls"),
 ]
+MIXED = [
+    Chunk(0, ToolCall(0, "call_1", "weather", '{"city":')),
+    Chunk(1, ToolCall(1, "call_2", "weather", '{"city":')),
+    Chunk(2, ToolCall(0, arguments='"Riga"}')),
+    Chunk(3, ToolCall(1, arguments='"Oslo"}')),
+    Finished("", Usage(30, 12), "tool_calls"),
+]
 
 
 @pytest.fixture
@@ -148,6 +155,17 @@ async def test_what_codex_sends_whole_and_streamed(client, scripted):
         assert "start: /.+/s" in asked.parameters["tools"][1]["function"]["description"]
         assert (asked.parameters["reasoning_effort"], asked.parameters["verbosity"]) == ("medium", "low")
         assert asked.parameters["parallel_tool_calls"] is False
+
+
+async def test_calls_whose_pieces_come_mixed(client, scripted):
+    scripted.script = MIXED
+    fields = {"model": "scripted", "input": "Where?", "tools": [WEATHER]}
+    whole = await client.responses.create(**fields)
+    async with client.responses.stream(**fields) as stream:
+        streamed = await stream.get_final_response()
+    for response in (whole, streamed):
+        calls = [(item.call_id, item.arguments) for item in response.output]
+        assert calls == [("call_1", '{"city":"Riga"}'), ("call_2", '{"city":"Oslo"}')]
 
 
 async def test_structured_output_an_image_and_limits(client, scripted):

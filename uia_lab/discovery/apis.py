@@ -18,7 +18,8 @@ from uia_lab.backends.factory import BackendFactory
 from uia_lab.backends.providers import PROVIDERS, Provider, provider_named
 from uia_lab.discovery.owners import stranger_at
 from uia_lab.discovery.places import Place, places
-from uia_lab.domain.backends import Backend, BackendStatus
+from uia_lab.discovery.watched import Watched, of_another_user
+from uia_lab.domain.backends import Backend, BackendInfo, BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import InferenceError, NoBackendAvailable
 from uia_lab.inference_backend_manager import BackendManager
@@ -38,7 +39,7 @@ class Found:
     """Something that was found, used or not.
 
     Args:
-        endpoint: Where it is.
+        endpoint: Where it is, without credentials and query.
         source: What led there.
         provider: Who it is, as far as known.
         backend_id: The backend it is, where it is one.
@@ -62,8 +63,10 @@ class Found:
 class _State:
     """What is remembered of a place between two looks."""
 
+    place: Place
     found: Found | None = None
     description: BackendDescription | None = None
+    backend: Backend | None = None
     due: float = 0.0
     wait: float = 0.0
     missed: int = 0
@@ -133,6 +136,12 @@ class ApiDiscovery:
         """What answered, or was named and did not; in the order of the places."""
         return [state.found for state in self._states.values() if state.found is not None]
 
+    def give_way(self) -> None:
+        """Takes out what was found and is registered by hand too; called after each addition."""
+        for state in self._states.values():
+            if state.found is not None and state.backend is not None:
+                self._registered(state.place, state)
+
     async def look(self) -> list[Found]:
         """Looks at every place now and gives what was found."""
         async with self._round:
@@ -160,7 +169,10 @@ class ApiDiscovery:
             await asyncio.sleep(self._interval * self._rng.uniform(0.8, 1.2))
 
     async def _visit(self, place: Place, gate: asyncio.Semaphore) -> None:
-        state = self._states.setdefault(place.endpoint, _State())
+        state = self._states.setdefault(place.endpoint, _State(place))
+        state.place = place
+        if await self._taken_over(place, state):
+            return
         if self._registered(place, state) or self._clock() < state.due:
             return
         async with gate:
@@ -176,46 +188,75 @@ class ApiDiscovery:
             except InferenceError as error:
                 self._unusable(place, state, error.message)
             except Exception as error:
-                log.exception("looking at %s failed", place.endpoint)
+                log.exception("looking at %s failed", place.shown)
                 self._unusable(place, state, f"{type(error).__name__}: {error}")
         state.wait = min(max(state.wait * 2, self._interval / 2), LONGEST_S)
         state.due = self._clock() + state.wait
 
+    async def _taken_over(self, place: Place, state: _State) -> bool:
+        """Whether another user's server is now where ours was; it goes then, well as it may look."""
+        if self._mine(state) is None:
+            return False
+        user = await asyncio.to_thread(_stranger, place)
+        if user is None:
+            return False
+        self._withdraw(state)
+        self._unusable(place, state, of_another_user(user))
+        return True
+
     def _registered(self, place: Place, state: _State) -> bool:
         """Whether there is nothing to do: it serves already, or somebody decided about it."""
-        mine = state.description
-        if mine is not None:
-            backend = self._manager.get_backend(mine.id)
-            if backend is None:
-                self._note(place, state, "was removed; add it by hand to have it back", usable=False)
-                return True
-            if backend.status in _WELL:
-                state.missed = 0
-                self._note(place, state, backend.reason, usable=True)
-                return True
+        if (other := self._at(place.endpoint, state)) is not None:
+            self._withdraw(state)
+            state.found = Found(
+                place.endpoint,
+                place.source,
+                place.provider.name if place.provider else None,
+                other.backend_id,
+                other.routable,
+                f"is registered as {other.backend_id}",
+            )
+            return True
+        if state.description is None:
             return False
-        for backend in self._manager.list_backends("api"):
-            if backend.endpoint is not None and _same_server(backend.endpoint, place.endpoint):
-                state.found = Found(
-                    place.endpoint,
-                    place.source,
-                    place.provider.name if place.provider else None,
-                    backend.backend_id,
-                    backend.routable,
-                    f"is registered as {backend.backend_id}",
-                )
-                return True
+        mine = self._mine(state)
+        if mine is None:
+            self._note(place, state, "was removed; add it by hand to have it back", usable=False)
+            return True
+        if mine.status in _WELL:
+            state.missed = 0
+            self._note(place, state, mine.reason, usable=True)
+            return True
         return False
+
+    def _at(self, endpoint: str, state: _State) -> BackendInfo | None:
+        """Who else is registered at that server; once ours is, whoever somebody registered by hand."""
+        ours = state.description.endpoint if state.description is not None else None
+        found = [other.backend for other in self._states.values() if other.backend is not None]
+        for backend in self._manager.list_backends("api"):
+            if backend.endpoint is None or not _same_server(backend.endpoint, endpoint):
+                continue
+            if ours is None:
+                return backend
+            # One host elsewhere may have several APIs, each below a path of its own.
+            same = is_loopback(ours) or urlsplit(backend.endpoint).path == urlsplit(ours).path
+            if same and not any(backend.instance is mine for mine in found):
+                return backend
+        return None
+
+    def _mine(self, state: _State) -> BackendInfo | None:
+        """The backend that was registered for a place, unless it was removed or replaced since."""
+        if state.description is None:
+            return None
+        backend = self._manager.get_backend(state.description.id)
+        return backend if backend is not None and backend.instance is state.backend else None
 
     async def _examine(self, place: Place, state: _State) -> None:
         """Asks who is there and whether it can serve, for nothing; registers it if so."""
-        parts = urlsplit(place.endpoint)
-        if place.source.startswith("port ") and parts.port is not None:
-            user = await asyncio.to_thread(stranger_at, parts.port)
-            if user is not None:
-                reason = f"belongs to another user of this machine ({user}); add it by hand to use it"
-                self._unusable(place, state, reason)
-                return
+        user = await asyncio.to_thread(_stranger, place)
+        if user is not None:
+            self._unusable(place, state, of_another_user(user))
+            return
         description = await self._factory.complete(
             BackendDescription(
                 id="found",
@@ -226,32 +267,42 @@ class ApiDiscovery:
             )
         )
         name = str(description.options["provider"])
-        if name not in self._wanted and place.provider is None and place.source.startswith("port "):
+        if name not in self._wanted and place.provider is None and place.guessed:
             self._unusable(place, state, f"is {PROVIDERS[name].title}, which api_backends leaves out")
             return
         if state.description is not None:
             # Registered and not well: the manager's probes see it return, unless another server came.
-            known = state.description
+            known, now = state.description, self._mine(state)
+            if now is None:
+                self._note(place, state, "was removed; add it by hand to have it back", usable=False)
+                return
             if msgspec.structs.replace(description, id=known.id, name=known.name) == known:
-                now = self._manager.get_backend(known.id)
-                if now is not None and now.status is BackendStatus.OFFLINE:
+                if now.status is BackendStatus.OFFLINE:
                     raise NoBackendAvailable(now.reason)
                 return
             self._withdraw(state)
-        title = PROVIDERS[name].title
-        description = msgspec.structs.replace(description, id=self._free_id(place, name), name=title)
-        backend = self._factory.build(description)
-        await backend.start()
-        probe = await backend.probe()
-        if probe.status not in _WELL:
+        description = msgspec.structs.replace(description, name=PROVIDERS[name].title)
+        backend = self._build(place, description)
+        try:
+            await backend.start()
+            probe = await backend.probe()
+        finally:
             await backend.stop()
+        if probe.status not in _WELL:
             self._unusable(place, state, probe.reason, name)
             return
-        await self._register(place, state, description, backend)
+        # No await from here to the registration: whoever came first meanwhile has the server and the id.
+        if not self._registered(place, state):
+            await self._register(
+                place, state, msgspec.structs.replace(description, id=self._free_id(place, name))
+            )
 
-    async def _register(
-        self, place: Place, state: _State, description: BackendDescription, backend: Backend
-    ) -> None:
+    def _build(self, place: Place, description: BackendDescription) -> Backend:
+        backend = self._factory.build(description)
+        return Watched(backend, lambda: _stranger(place)) if place.guessed else backend
+
+    async def _register(self, place: Place, state: _State, description: BackendDescription) -> None:
+        backend = self._build(place, description)
         self._manager.register_backend(
             description.id,
             description.type,
@@ -261,10 +312,15 @@ class ApiDiscovery:
             metadata={"found": place.source},
             max_concurrency=description.max_concurrency,
         )
-        state.description = description
-        info = await self._manager.probe(description.id)
-        self._note(place, state, info.reason, usable=True)
+        state.description, state.backend = description, backend
         log.info("found %s at %s (%s)", description.name, description.endpoint, place.source)
+        self._note(place, state, "is looked at", usable=True)
+        with suppress(InferenceError):
+            # It may be taken out while it is looked at.
+            await self._manager.probe(description.id)
+        mine = self._mine(state)
+        if mine is not None and not self._registered(place, state):
+            self._note(place, state, mine.reason, usable=True)
 
     def _nobody(self, place: Place, state: _State, error: InferenceError) -> None:
         """Nobody answers: what was there goes after a while; what was only guessed at is not listed."""
@@ -274,31 +330,30 @@ class ApiDiscovery:
                 self._note(place, state, error.message, usable=False)
                 return
             self._withdraw(state)
-        if place.source.startswith("port ") and "not ready" not in error.message:
+        if place.guessed and "not ready" not in error.message:
             state.found = None
         else:
             self._unusable(place, state, error.message)
 
     def _withdraw(self, state: _State) -> None:
-        description, state.description = state.description, None
-        state.missed = 0
-        if description is not None:
-            self._manager.unregister_backend(description.id)
+        mine, state.description, state.backend, state.missed = self._mine(state), None, None, 0
+        if mine is not None:
+            self._manager.unregister_backend(mine.backend_id)
 
     def _note(self, place: Place, state: _State, reason: str, *, usable: bool) -> None:
         assert state.description is not None
         state.found = Found(
-            place.endpoint,
+            place.shown,
             place.source,
             str(state.description.options["provider"]),
-            state.description.id if usable or self._manager.get_backend(state.description.id) else None,
+            state.description.id if self._mine(state) is not None else None,
             usable,
             reason,
         )
 
     def _unusable(self, place: Place, state: _State, reason: str, provider: str | None = None) -> None:
         known = provider or (place.provider.name if place.provider is not None else None)
-        state.found = Found(place.endpoint, place.source, known, None, False, reason)
+        state.found = Found(place.shown, place.source, known, None, False, reason)
 
     def _free_id(self, place: Place, provider: str) -> str:
         """The provider's name, with the port where it is on this machine; a number behind it if taken."""
@@ -309,6 +364,11 @@ class ApiDiscovery:
             number += 1
             name = f"{stem}-{number}"
         return name
+
+
+def _stranger(place: Place) -> int | None:
+    """The other user whose server is at a port that was only guessed; may block."""
+    return stranger_at(_server(place.endpoint)[1]) if place.guessed else None
 
 
 def _server(endpoint: str) -> tuple[str | None, int]:

@@ -27,6 +27,26 @@ class Place:
     provider: Provider | None = None
     key: str | None = None
 
+    @property
+    def guessed(self) -> bool:
+        """Whether nobody named it: whoever listens at that port."""
+        return self.source.startswith("port ")
+
+    @property
+    def shown(self) -> str:
+        """The address as anybody may read it: without credentials, query and fragment."""
+        try:
+            parts = urlsplit(self.endpoint)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+            parts = urlsplit("")
+        # An @ behind the host, as in a password with a slash, says that what stands before is none.
+        if not host or "@" in parts.path + parts.query + parts.fragment:
+            return f"the value of {self.source}, which is no address of a server"
+        host = f"[{host}]" if ":" in host else host
+        return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
+
 
 def places(
     providers: Iterable[Provider],

@@ -11,9 +11,10 @@ from uia_lab.access.principals import INFER
 from uia_lab.dialects import sse
 from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.hints import passed_through, routing_hints
+from uia_lab.dialects.json_body import encode
 from uia_lab.dialects.openai_call import Call
 from uia_lab.domain.errors import InferenceError, NoBackendAvailable
-from uia_lab.domain.events import Event, Started
+from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.doors.base import Door, Fault, log
 from uia_lab.doors.waiting import Waiting
@@ -57,9 +58,9 @@ class AnsweringDoor(Door):
         """The bytes that end a stream which has broken; no ``[DONE]`` follows them."""
         return sse.event(self.envelope(fault), "error")
 
-    def send_whole(self, call: Call, answer: Answer) -> None:
-        """Sends an answer that is not streamed."""
-        self.answer(self.whole(call, answer))
+    def written(self, call: Call, answer: Answer) -> bytes:
+        """The bytes of an answer that is not streamed; sets its Content-Type where that is not JSON."""
+        return encode(self.whole(call, answer))
 
     async def post(self) -> None:
         """Runs one inference."""
@@ -88,18 +89,23 @@ class AnsweringDoor(Door):
 
     async def _complete(self, call: Call, request: InferenceRequest) -> None:
         answer = Answer(call.choices)
+        body = b""
         async with self.manager.open(request) as events:
-            async for event in events:
-                answer.add(event)
-                self._note()
-                await self._give_way()
+            try:
+                async for event in events:
+                    answer.add(event)
+                    if isinstance(event, Finished) and not self._gone:
+                        # Before the outcome is written down: what cannot be shown has failed.
+                        body = self.written(call, answer) if event.last is None else event.last.wire[1]
+                    self._note()
+                    await self._give_way()
+            except Exception as error:
+                await events.fail(error)
+                raise
         if not self._gone:
             self.set_header("x-uia-backend", answer.backend_id)
             self._tell_limits()
-            if (last := answer.finished.last) is not None:
-                self.finish(last.wire[1])
-            else:
-                self.send_whole(call, answer)
+            self.finish(body)
 
     async def _stream(self, call: Call, request: InferenceRequest) -> None:
         rendering: Rendering | None = None
@@ -115,6 +121,7 @@ class AnsweringDoor(Door):
             except StreamClosedError:
                 raise
             except Exception as error:
+                await events.fail(error)
                 if not self._headers_written or self._gone:
                     raise
                 await self._send(self._failure(error, rendering or self.rendering(call, self._backend_id)))

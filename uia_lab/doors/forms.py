@@ -1,6 +1,6 @@
 """Multipart forms, read by a door once it is known who sends them."""
 
-from email.message import EmailMessage
+from email.message import Message
 
 from tornado.httputil import HTTPFile, HTTPInputError, ParseMultipartConfig, parse_multipart_form_data
 
@@ -10,6 +10,7 @@ from uia_lab.domain.errors import BadRequest
 KEPT_TYPE = "X-Uia-Content-Type"
 """Where the standalone mount keeps the Content-Type of a body, out of tornado's sight."""
 _LIMITS = ParseMultipartConfig(max_parts=64, max_part_header_size=4096)
+_LONGEST_HEADER = 1024
 _LONGEST_BOUNDARY = 200
 _LONGEST_FIELD = 64 * 1024
 
@@ -45,7 +46,10 @@ def multipart(content_type: str, body: bytes) -> tuple[dict[str, list[str]], dic
 
 
 def _boundary(content_type: str) -> bytes:
-    header = EmailMessage()
+    if len(content_type) > _LONGEST_HEADER:
+        raise BadRequest(f"the Content-Type is longer than {_LONGEST_HEADER} characters")
+    # Not EmailMessage, whose grammar of mail takes seconds and all of the stack for hostile headers.
+    header = Message()
     header["Content-Type"] = content_type
     boundary = header.get_param("boundary")
     if header.get_content_type() != "multipart/form-data" or not isinstance(boundary, str):

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from uia_lab.dialects import openai_images, openai_transcriptions
 from uia_lab.dialects.answer import Answer
+from uia_lab.dialects.json_body import encode
 from uia_lab.dialects.openai_call import Call
 from uia_lab.doors.answering import AnsweringDoor, Rendering
 from uia_lab.doors.forms import KEPT_TYPE, multipart
@@ -34,14 +35,13 @@ class TranscriptionsDoor(AnsweringDoor):
         content_type = headers.get("Content-Type") or headers.get(KEPT_TYPE, "")
         return openai_transcriptions.parse(*multipart(content_type, body))
 
-    def send_whole(self, call: Call, answer: Answer) -> None:
-        """Sends the transcript, in the format that was asked for."""
+    def written(self, call: Call, answer: Answer) -> bytes:
+        """The transcript, in the format that was asked for."""
         made = openai_transcriptions.whole(call, answer)
         if isinstance(made, str):
             self.set_header("Content-Type", "text/plain; charset=utf-8")
-            self.finish(made.encode(errors="replace"))
-        else:
-            self.answer(made)
+            return made.encode(errors="replace")
+        return encode(made)
 
     def rendering(self, call: Call, backend_id: str) -> Rendering:  # noqa: ARG002
         """The events of a transcript."""

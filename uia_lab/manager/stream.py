@@ -1,6 +1,7 @@
 """The answer of one request as an async iterator that belongs to whoever asked."""
 
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -61,6 +62,16 @@ class ResponseStream:
     async def aclose(self) -> None:
         """Ends the request; nothing happens if it has ended."""
         await self._loops.carry(self._events.aclose)
+
+    async def fail(self, error: Exception) -> None:
+        """Ends the request as failed, where what its backend gave cannot be shown to whoever asked.
+
+        Args:
+            error: What the caller is told; nothing happens if the request has ended.
+        """
+        # The journey ends with the very error, which is the caller's to raise.
+        with suppress(type(error), StopAsyncIteration):
+            await self._loops.carry(lambda: self._events.athrow(error))
 
     async def result(self) -> InferenceResult:
         """Reads to the end and gives the whole answer."""

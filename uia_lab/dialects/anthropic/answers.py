@@ -8,7 +8,7 @@ from uia_lab.dialects.answer import Answer, as_text
 from uia_lab.dialects.anthropic import NAME
 from uia_lab.dialects.anthropic.blocks import arguments_object
 from uia_lab.dialects.openai_call import Call
-from uia_lab.domain.errors import BackendFailed
+from uia_lab.dialects.tool_calls import InTurn, gathered
 from uia_lab.domain.events import Chunk, Delta, Event, Finished, Reasoning, Text, ToolCall, Usage
 
 PING = sse.event({"type": "ping"}, "ping")
@@ -33,7 +33,7 @@ def whole(call: Call, request_id: str, answer: Answer) -> dict[str, Any]:
     message = stream.head
     blocks: list[dict[str, Any]] = message["content"]
     pieces: list[dict[str, list[str]]] = []
-    events: list[Event] = [*answer.chunks, answer.finished]
+    events: list[Event] = [*gathered(answer.chunks), answer.finished]
     for event in events:
         for step in stream.steps(event):
             match step:
@@ -88,7 +88,7 @@ class Stream:
         }
         self._begun = False
         self._blocks = 0
-        self._calls = 0
+        self._calls = InTurn()
         self._kind = ""
 
     def render(self, event: Event) -> bytes:
@@ -106,6 +106,7 @@ class Stream:
         if isinstance(event, Chunk):
             yield from self._delta(event.delta)
             return
+        yield from self._waiting_calls()
         if not self._blocks and event.result is not None and event.result != "":
             yield from self._delta(Text(as_text(event.result)))
         yield from self._close()
@@ -118,8 +119,11 @@ class Stream:
 
     def _delta(self, delta: Delta) -> Iterator[dict[str, Any]]:
         if isinstance(delta, ToolCall):
-            yield from self._tool(delta)
-        elif isinstance(delta, Reasoning):
+            for piece in self._calls.take(delta):
+                yield from self._tool(piece)
+            return
+        yield from self._waiting_calls()
+        if isinstance(delta, Reasoning):
             yield from self._reasoning(delta)
         else:
             text = delta.text if isinstance(delta, Text) else as_text(delta.value)
@@ -127,13 +131,14 @@ class Stream:
                 yield from self._start("text", {"type": "text", "text": ""})
             yield self._piece({"type": "text_delta", "text": text})
 
+    def _waiting_calls(self) -> Iterator[dict[str, Any]]:
+        # Clients take a call as whole once the next block begins.
+        for piece in self._calls.rest():
+            yield from self._tool(piece)
+
     def _tool(self, delta: ToolCall) -> Iterator[dict[str, Any]]:
         kind = f"tool {delta.index}"
         if self._kind != kind:
-            if delta.index < self._calls:
-                # Clients take a call as whole once the next block begins.
-                raise BackendFailed("the backend went on with a tool call after it had begun another block")
-            self._calls = delta.index + 1
             call_id = delta.id or f"toolu_{self.head['id'][4:]}_{delta.index}"
             block = {"type": "tool_use", "id": call_id, "name": delta.name or "", "input": {}}
             yield from self._start(kind, block)

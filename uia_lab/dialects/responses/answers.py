@@ -9,7 +9,7 @@ from uia_lab.dialects.answer import Answer, as_text, logprob_entries
 from uia_lab.dialects.openai_call import Call
 from uia_lab.dialects.responses import NAME
 from uia_lab.dialects.responses.output import Item, Message, Reasoned, Step, Used
-from uia_lab.domain.errors import BackendFailed
+from uia_lab.dialects.tool_calls import InTurn, gathered
 from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, ToolCall, Usage
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -24,7 +24,7 @@ def response_id(request_id: str) -> str:
 def whole(call: Call, request_id: str, answer: Answer) -> dict[str, Any]:
     """The body of an answer that was not streamed."""
     stream = Stream(call, request_id, answer.backend_id)
-    events: list[Event] = [*answer.chunks, answer.finished]
+    events: list[Event] = [*gathered(answer.chunks), answer.finished]
     for event in events:
         for _ in stream.steps(event):
             pass
@@ -78,7 +78,7 @@ class Stream:
         }
         self._sequence = 0
         self._count = 0
-        self._calls = 0
+        self._calls = InTurn()
         self._kind = ""
         self._item: Item | None = None
 
@@ -113,6 +113,7 @@ class Stream:
         if isinstance(event, Chunk):
             yield from self._delta(event)
             return
+        yield from self._waiting_calls()
         if not self._count and event.result is not None and event.result != "":
             yield from self._text(as_text(event.result), [])
         yield from self._close()
@@ -134,8 +135,11 @@ class Stream:
     def _delta(self, chunk: Chunk) -> Iterator[Step]:
         delta = chunk.delta
         if isinstance(delta, ToolCall):
-            yield from self._tool(delta)
-        elif isinstance(delta, Reasoning):
+            for piece in self._calls.take(delta):
+                yield from self._tool(piece)
+            return
+        yield from self._waiting_calls()
+        if isinstance(delta, Reasoning):
             yield from self._reasoning(delta)
         else:
             text = delta.text if hasattr(delta, "text") else as_text(delta.value)
@@ -158,13 +162,14 @@ class Stream:
         if seal is not None:
             yield from self._close()
 
+    def _waiting_calls(self) -> Iterator[Step]:
+        # Clients take a call as whole once the next item begins.
+        for piece in self._calls.rest():
+            yield from self._tool(piece)
+
     def _tool(self, delta: ToolCall) -> Iterator[Step]:
         kind = f"tool {delta.index}"
         if self._kind != kind:
-            if delta.index < self._calls:
-                # Clients take a call as whole once the next item begins.
-                raise BackendFailed("the backend went on with a tool call after it had begun another item")
-            self._calls = delta.index + 1
             call_id = delta.id or f"call_{self.response['id'][5:]}_{delta.index}"
             name = delta.name or ""
             used = Used(self._name("fc"), self._count, call_id, name, self._known.get(name))
