@@ -265,7 +265,7 @@ def ratio(found: Figures, name: str, figure: str) -> float:
     return statistics.median(mine / least for mine, least in pairs)
 
 
-def verdict(found: Figures) -> None:
+def verdict(found: Figures) -> bool:
     met = True
     for name in OURS:
         for figure, goal in GOALS.items():
@@ -273,6 +273,7 @@ def verdict(found: Figures) -> None:
                 met = False
                 print(f"{name}, {figure}: {reached:.2f} of the floor; the goal is {goal}")
     print("goals met" if met else "goals MISSED")
+    return met
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
