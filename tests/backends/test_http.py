@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 
@@ -83,6 +84,29 @@ async def test_a_connection_that_was_closed_while_idle_fails_nobody(api, build):
     with pytest.raises(BackendFailed, match="connection broke"):
         await events(fresh, chat())
     assert sum(asked.path == CHAT[1] for asked in api.asked) == 4
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "ollama", "openai-responses"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"via": ("a\r\nX-Injected: 1",)},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": 5}]},
+        {"messages": [{"role": "user", "content": [5]}]},
+        {"messages": [5]},
+        {"parameters": {"tools": 5, "response_format": 5}},
+    ],
+)
+async def test_what_cannot_be_translated_is_no_fault_of_the_backend(api, build, dialect, wrong):
+    """Anything but a typed error counts against the backend, until it is out for everybody."""
+    api.answers[CHAT] = (400, {"error": {"message": "what is that"}})
+    backend = await build(api, dialect)
+    request = dataclasses.replace(chat(), **wrong)
+    with pytest.raises(InferenceError) as caught:
+        await events(backend, request)
+    assert 400 <= caught.value.http_status < 500
+    if "via" in wrong:
+        assert api.asked == []
 
 
 async def test_azure_headers_query_and_fields(api, build, factory):

@@ -296,9 +296,17 @@ def test_as_many_choices_as_were_asked_for():
 
 @pytest.mark.parametrize(
     "logprobs",
-    ["abc", 5, {"tokens": 5}, {"tokens": ["x"], "token_logprobs": 5}, {"content": 5}, {"content": [5]}]
-    + [{"content": [{"token": "x"}]}, {"content": [{"token": "x", "logprob": "y"}]}]
-    + [{"content": [{"token": "x", "logprob": 1, "top_logprobs": 5}]}],
+    [
+        "abc",
+        5,
+        {"tokens": 5},
+        {"tokens": ["x"], "token_logprobs": 5},
+        {"content": 5},
+        {"content": [5]},
+        {"content": [{"token": "x"}]},
+        {"content": [{"token": "x", "logprob": "y"}]},
+        {"content": [{"token": "x", "logprob": 1, "top_logprobs": 5}]},
+    ],
 )
 def test_log_probabilities_that_cannot_be_read_are_the_backends_fault(logprobs):
     data = frames(choice({"content": "x"}, logprobs=logprobs), choice(reason="stop"))

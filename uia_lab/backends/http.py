@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
+
+import msgspec
 
 from uia_lab.access.endpoints import is_loopback
 from uia_lab.access.secrets import Secret, Secrets, not_set
@@ -13,8 +15,9 @@ from uia_lab.backends.bodies import described, drain, form_of, json_of, read, sa
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
+from uia_lab.dialects.hints import instance_ids
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.upstream import Outgoing, UpstreamDialect
+from uia_lab.dialects.upstream import Outgoing, Reader, UpstreamDialect
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Unauthenticated
@@ -30,6 +33,27 @@ MAX_LISTING = 8 << 20
 MAX_ANSWER = 256 << 20
 # A provider far away is asked for its models this seldom; its requests tell how it is.
 LISTING_S = 600.0
+# What translating raises where a request is not of the form that its doors promise.
+_UNFIT = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call, ready to be sent.
+
+    Args:
+        url: Where to.
+        body: Makes what is sent; a form can be sent only once.
+        headers: Beside that of the key.
+        reader: Reads the answer.
+    """
+
+    url: str
+    body: Callable[[], Any]
+    headers: Mapping[str, str]
+    reader: Reader
 
 
 class HttpBackend:
@@ -153,14 +177,15 @@ class HttpBackend:
 
         Raises:
             Unsupported: The dialect has no form for something that was asked.
+            BadRequest: The request cannot be put into the dialect at all.
             InferenceError: What the endpoint answered, or how the connection broke.
         """
         import aiohttp
 
         if request.model is None:
             request = replace(request, model=self._default_model())
-        outgoing = self._adjusted(self.dialect.outgoing(request))
-        reader = self.dialect.reader(request, outgoing)
+        call = self._call(request)
+        reader = call.reader
         if self._key is None and (name := self.description.api_key_env):
             await self._find_key()
             if self._key is None:
@@ -168,7 +193,7 @@ class HttpBackend:
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._post(outgoing, request)
+            response = await self._post(call)
             self._open.add(response)
             if response.status >= 300:
                 raise await self._refusal(response)
@@ -200,19 +225,39 @@ class HttpBackend:
                 # Closed by force, unless it was read to its end: whoever left must not be computed for.
                 response.close()
 
-    async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
+    def _call(self, request: InferenceRequest) -> _Call:
+        """The call of a request, translated whole before anything is sent: what fails here is no backend's.
+
+        Raises:
+            InferenceError: The request cannot be put into the dialect.
+        """
+        try:
+            outgoing = self._adjusted(self.dialect.outgoing(request))
+            reader = self.dialect.reader(request, outgoing)
+            headers = self._sent(outgoing, request)
+            if outgoing.files:
+                form_of(outgoing)()
+                return _Call(self._url(outgoing.path), lambda: form_of(outgoing), headers, reader)
+            encoded = encode(outgoing.body)
+            return _Call(self._url(outgoing.path), lambda: encoded, headers, reader)
+        except _UNFIT as error:
+            raise BadRequest(
+                f"the request cannot be put into {self.dialect.name!r}, check its messages and parameters "
+                f"({described(error)})"
+            ) from error
+
+    async def _post(self, call: _Call) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
-        encoded = b"" if outgoing.files else encode(outgoing.body)
         here = asyncio.current_task()
         assert here is not None
         cancelling = here.cancelling()
         self._asking.add(here)
         try:
             return await self._session.post(
-                self._url(outgoing.path),
-                lambda: form_of(outgoing) if outgoing.files else encoded,
+                call.url,
+                call.body,
                 params=self._query,
-                headers=self._sent(outgoing, request),
+                headers={**call.headers, **self._authorization()},
             )
         except asyncio.CancelledError:
             # Unless the caller has left in the same moment.
@@ -311,10 +356,9 @@ class HttpBackend:
         return {
             **kind,
             "Accept": "text/event-stream" if outgoing.stream else "application/json",
-            "x-uia-via": ",".join((*request.via, self._instance_id)),
+            "x-uia-via": ",".join((*instance_ids(request.via, "via"), self._instance_id)),
             **outgoing.headers,
             **self._headers,
-            **self._authorization(),
         }
 
     def _adjusted(self, outgoing: Outgoing) -> Outgoing:
