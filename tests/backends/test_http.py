@@ -263,6 +263,50 @@ async def test_refusals_are_typed_and_never_repeat_the_key(api, build, status, b
     assert len(error.message) < 1000
 
 
+async def test_a_key_that_another_call_lost_is_in_no_error(api, build):
+    """The 401 of one call makes the next look the key up anew; a call under way still knows what it sent."""
+    late = asyncio.Event()
+
+    async def echo(request, response):
+        await response.write(words("a")[0])
+        await asyncio.wait_for(late.wait(), 10)
+        await response.write(sse({"error": {"message": f"it was {KEY}", "param": KEY}})[0])
+
+    backend = await build(api, api_key_env="MY_KEY")
+    api.answers[CHAT] = (200, echo)
+    async with contextlib.aclosing(backend.infer(chat())) as stream:
+        while not isinstance(await anext(stream), Chunk):
+            pass
+        api.answers[CHAT] = (401, {"error": {"message": "wrong key"}})
+        with pytest.raises(Unauthenticated):
+            await events(backend, chat())
+        late.set()
+        with pytest.raises(BackendFailed, match="it was <key>") as caught:
+            await anext(stream)
+    assert KEY not in repr(vars(caught.value))
+
+
+@pytest.mark.parametrize("status", [503, 500, 200])
+async def test_a_probe_never_repeats_the_key(api, build, status):
+    api.answers[MODELS] = (status, {"data": [{"id": KEY}], "error": {"message": f"loading for {KEY}"}})
+    backend = await build(api, api_key_env="MY_KEY")
+    found = await backend.probe()
+    assert KEY not in repr(found)
+    assert found.models in (None, {"<key>"})
+
+
+async def test_what_a_server_says_moves_no_cursor(api, build):
+    api.answers[MODELS] = (503, {"error": {"message": "soon\nINFO forged \x1b[2J"}})
+    api.answers[CHAT] = (500, "boom\nINFO forged\x1b[31m")
+    backend = await build(api)
+    assert (await backend.probe()).reason == "is loading: soon INFO forged �[2J"
+    with pytest.raises(BackendFailed, match="boom INFO forged") as caught:
+        await events(backend, chat())
+    assert caught.value.message.isprintable()
+    api.lists("m\nWARNING forged", "m", "\x1b[2J")
+    assert (await backend.probe()).models == {"m"}
+
+
 async def test_the_key_is_in_no_repr_and_no_log(api, build, caplog):
     caplog.set_level(logging.DEBUG)
     api.answers[CHAT] = (200, [f"data: {KEY}\n\n".encode()])

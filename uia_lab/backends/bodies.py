@@ -8,6 +8,7 @@ import msgspec
 
 from uia_lab.dialects.upstream import Outgoing
 from uia_lab.domain.errors import BackendFailed
+from uia_lab.domain.texts import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -71,9 +72,9 @@ def said(body: bytes) -> str:
     value = json_of(body)
     inner = value.get("error", value) if isinstance(value, dict) else value
     message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or "")[:200] or "it does not say what"
+    return one_line(str(message or "")[:200]) or "it does not say what"
 
 
 def described(error: BaseException) -> str:
     """An exception in one short line."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+    return one_line(f"{type(error).__name__}: {error}".rstrip(": ")[:300])

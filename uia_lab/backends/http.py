@@ -24,6 +24,7 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Una
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.domain.texts import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -33,6 +34,7 @@ MAX_LISTING = 8 << 20
 MAX_ANSWER = 256 << 20
 # A provider far away is asked for its models this seldom; its requests tell how it is.
 LISTING_S = 600.0
+_NO_KEY = b"<key>"
 # What translating raises where a request is not of the form that its doors promise.
 _UNFIT = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError,
@@ -148,9 +150,8 @@ class HttpBackend:
 
     async def probe(self) -> Probe:
         """Asks for health and models, which costs nothing."""
-        if self._key is None:
-            await self._find_key()
-        if self._key is None and (name := self.description.api_key_env):
+        key = self._key or await self._find_key()
+        if key is None and (name := self.description.api_key_env):
             return Probe(BackendStatus.UNHEALTHY, not_set(name))
         listed = self._found
         fresh = self._clock() - self._listed_at < LISTING_S
@@ -159,11 +160,12 @@ class HttpBackend:
         import aiohttp
 
         try:
-            self._found = await self._look()
+            found = await self._look(key)
         except (aiohttp.ClientError, OSError) as error:
-            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
+            found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
         except InferenceError as error:
-            self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
+            found = Probe(BackendStatus.UNHEALTHY, error.message)
+        self._found = replace(found, reason=_shown(found.reason, key))
         self._listed_at = self._clock()
         return self._found
 
@@ -186,17 +188,17 @@ class HttpBackend:
             request = replace(request, model=self._default_model())
         call = self._call(request)
         reader = call.reader
-        if self._key is None and (name := self.description.api_key_env):
-            await self._find_key()
-            if self._key is None:
-                raise Unauthenticated(not_set(name))
+        # One and the same for all of the call: another call may meanwhile find that it was changed.
+        key = self._key or await self._find_key()
+        if key is None and (name := self.description.api_key_env):
+            raise Unauthenticated(not_set(name))
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._post(call)
+            response = await self._post(call, key)
             self._open.add(response)
             if response.status >= 300:
-                raise await self._refusal(response)
+                raise await self._refusal(response, key)
             size = 0
             async for data in response.content.iter_any():
                 size += len(data)
@@ -211,11 +213,12 @@ class HttpBackend:
             for event in reader.end():
                 yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise BackendFailed(self._without_key(f"the connection broke: {described(error)}")) from None
+            raise BackendFailed(_shown(f"the connection broke: {described(error)}", key)) from None
         except InferenceError as error:
-            error.message = self._without_key(error.message)
+            error.message = _shown(error.message, key)
             error.args = (error.message,)
-            if isinstance(error, Unauthenticated):
+            error.param = error.param and _shown(error.param, key)
+            if isinstance(error, Unauthenticated) and self._key is key:
                 # It may have been changed: the next call or probe looks it up anew.
                 self._key = None
             raise
@@ -246,7 +249,7 @@ class HttpBackend:
                 f"({described(error)})"
             ) from error
 
-    async def _post(self, call: _Call) -> "aiohttp.ClientResponse":
+    async def _post(self, call: _Call, key: Secret | None) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
         here = asyncio.current_task()
         assert here is not None
@@ -257,7 +260,7 @@ class HttpBackend:
                 call.url,
                 call.body,
                 params=self._query,
-                headers={**call.headers, **self._authorization()},
+                headers={**call.headers, **self._authorization(key)},
             )
         except asyncio.CancelledError:
             # Unless the caller has left in the same moment.
@@ -268,18 +271,18 @@ class HttpBackend:
             self._asking.discard(here)
             self._stopped.discard(here)
 
-    async def _look(self) -> Probe:
+    async def _look(self, key: Secret | None) -> Probe:
         if self.provider.health is not None:
-            status, body = await self._get(self.provider.health)
+            status, body = await self._get(self.provider.health, key)
             if status == 503:
                 return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
             if status >= 500:
                 return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its health")
-        status, body = await self._get(self.provider.models)
+        status, body = await self._get(self.provider.models, key)
         given = self.description.models
         if status in (401, 402, 403):
-            key = self.description.api_key_env
-            reason = f"refuses the key {key}" if key else "wants a key: name it in api_key_env"
+            name = self.description.api_key_env
+            reason = f"refuses the key {name}" if name else "wants a key: name it in api_key_env"
             return Probe(BackendStatus.UNHEALTHY, f"{reason} ({status})")
         if status == 503:
             return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
@@ -290,7 +293,7 @@ class HttpBackend:
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
         if self.provider.loaded is not None:
-            status, body = await self._get(self.provider.loaded)
+            status, body = await self._get(self.provider.loaded, key)
             loaded = models_in(json_of(body)) if status == 200 else []
             self.models_loaded = len(loaded)
             # A request that names no model goes to one that is in memory.
@@ -307,23 +310,24 @@ class HttpBackend:
         reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
         return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a small answer; a redirect is an error here too."""
+    async def _get(self, path: str, key: Secret | None) -> tuple[int, bytes]:
+        """Status and body of a small answer, without the key; a redirect is an error here too."""
         session = await self._session.get()
         async with session.get(
             self._url(path),
             params=self._query,
-            headers={**self._headers, **self._authorization()},
+            headers={**self._headers, **self._authorization(key)},
             allow_redirects=False,
         ) as response:
             if 300 <= response.status < 400:
                 raise self._redirected(response)
-            return response.status, await read(response, MAX_LISTING)
+            return response.status, _without(await read(response, MAX_LISTING), key)
 
-    async def _refusal(self, response: "aiohttp.ClientResponse") -> InferenceError:
+    async def _refusal(self, response: "aiohttp.ClientResponse", key: Secret | None) -> InferenceError:
         if response.status < 400:
             return self._redirected(response)
-        body = await read(response, MAX_ERROR, whole=False)
+        # Before it is shortened, which might leave the half of a key.
+        body = _without(await read(response, MAX_ERROR, whole=False), key)
         return self.dialect.error(response.status, response.headers, body)
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
@@ -345,10 +349,8 @@ class HttpBackend:
             found = self._urls[path] = urljoin(self._base, path)
         return found
 
-    def _authorization(self) -> dict[str, str]:
-        if self._key is None:
-            return {}
-        return {self.provider.auth: self.provider.scheme + self._key.reveal()}
+    def _authorization(self, key: Secret | None) -> dict[str, str]:
+        return {} if key is None else {self.provider.auth: self.provider.scheme + key.reveal()}
 
     def _sent(self, outgoing: Outgoing, request: InferenceRequest) -> dict[str, str]:
         # A form says its own type, with its boundary.
@@ -382,17 +384,23 @@ class HttpBackend:
             )
         return names[0]
 
-    async def _find_key(self) -> None:
+    async def _find_key(self) -> Secret | None:
         """Looks the key up; a keyring may take its time, so in a thread."""
         name = self.description.api_key_env
         if name is None:
-            return
+            return None
         found = await asyncio.to_thread(self._secrets.find, name)
         if found is not None and not (found.reveal().isascii() and found.reveal().isprintable()):
             raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
         self._key = found
+        return found
 
-    def _without_key(self, text: str) -> str:
-        """A text of the endpoint's, which may repeat what it was sent."""
-        key = self._key.reveal() if self._key is not None else ""
-        return text.replace(key, "<key>") if key else text
+
+def _without(body: bytes, key: Secret | None) -> bytes:
+    """What an endpoint said, which may repeat the key that it was sent."""
+    return body.replace(key.reveal().encode(), _NO_KEY) if key is not None and key.reveal() else body
+
+
+def _shown(text: str, key: Secret | None) -> str:
+    """A text of an endpoint's as people see it, in a log or an error: one line, and without the key."""
+    return one_line(_without(text.encode(errors="replace"), key).decode())
