@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import gzip
 import logging
 
 import pytest
@@ -84,6 +85,30 @@ async def test_a_connection_that_was_closed_while_idle_fails_nobody(api, build):
     with pytest.raises(BackendFailed, match="connection broke"):
         await events(fresh, chat())
     assert sum(asked.path == CHAT[1] for asked in api.asked) == 4
+
+
+@pytest.mark.parametrize(("computed_s", "sent"), [(0.3, 1), (0, 2)])
+async def test_a_call_that_was_taken_up_is_not_sent_again(api, build, computed_s, sent):
+    """Over kept connections, of which each would look as if it had been closed while it lay idle."""
+    together = asyncio.Barrier(3)
+
+    async def answer(request, response):
+        await together.wait()
+        for piece in words("a"):
+            await response.write(piece)
+
+    async def dies(request):
+        await asyncio.sleep(computed_s)
+        request.transport.abort()
+
+    api.answers[CHAT] = (200, answer)
+    backend = await build(api)
+    await asyncio.gather(*(events(backend, chat()) for _ in range(3)))
+    api.before = dies
+    api.asked.clear()
+    with pytest.raises(BackendFailed, match="connection broke"):
+        await events(backend, chat())
+    assert len(api.asked) == sent
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "ollama", "openai-responses"])
@@ -293,6 +318,23 @@ async def test_a_probe_never_repeats_the_key(api, build, status):
     found = await backend.probe()
     assert KEY not in repr(found)
     assert found.models in (None, {"<key>"})
+
+
+async def test_a_compressed_answer_is_refused_as_it_is(api, build):
+    """A kilobyte of it may unfold to a gigabyte."""
+    packed = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    bomb = gzip.compress(b" " * (1 << 20))
+    backend = await build(api)
+    for status, kind in ((200, BackendFailed), (401, Unauthenticated)):
+        api.answers[CHAT] = (status, [bomb], packed)
+        with pytest.raises(kind) as caught:
+            await events(backend, chat())
+        assert caught.value.message in (
+            "compressed its answer, though none was asked to be",
+            "answered 401: nothing that explains it",
+        )
+    api.answers[MODELS] = (200, [bomb], packed)
+    assert "compressed" in (await backend.probe()).reason
 
 
 async def test_what_a_server_says_moves_no_cursor(api, build):

@@ -39,9 +39,8 @@ async def test_counts_that_no_answer_has_are_not_believed(manager, scripted, rec
     class Boasting(scripted):
         async def infer(self, request):
             async for event in super().infer(request):
-                if isinstance(event, Finished):
-                    event = Finished("x", Usage(*told, cached_tokens=-1))
-                yield event
+                boast = Finished("x", Usage(*told, cached_tokens=-1))
+                yield boast if isinstance(event, Finished) else event
 
     manager.register_backend("a", "gpu", "A", Boasting("x", supported_models={"m"}))
     usage = (await manager.infer("generation", "m", "x")).usage

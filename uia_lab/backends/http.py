@@ -11,7 +11,7 @@ import msgspec
 
 from uia_lab.access.endpoints import is_loopback
 from uia_lab.access.secrets import Secret, Secrets, not_set
-from uia_lab.backends.bodies import described, drain, form_of, json_of, read, said
+from uia_lab.backends.bodies import compressed, described, drain, form_of, is_compressed, json_of, read, said
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
 from uia_lab.backends.providers import Provider
@@ -199,6 +199,8 @@ class HttpBackend:
             self._open.add(response)
             if response.status >= 300:
                 raise await self._refusal(response, key)
+            if is_compressed(response):
+                raise compressed()
             size = 0
             async for data in response.content.iter_any():
                 size += len(data)
