@@ -14,6 +14,7 @@ from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.bodies import compressed, described, drain, form_of, is_compressed, json_of, read, said
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
+from uia_lab.backends.pictures import only_data
 from uia_lab.backends.providers import Provider
 from uia_lab.dialects.hints import instance_ids
 from uia_lab.dialects.json_body import encode
@@ -93,6 +94,7 @@ class HttpBackend:
         self.provider = provider
         self.dialect = dialect
         self._base = description.endpoint.rstrip("/") + "/"
+        self._external = not is_loopback(self._base)
         self._session = session
         self._secrets = secrets
         self._instance_id = instance_id
@@ -117,7 +119,7 @@ class HttpBackend:
     @property
     def external(self) -> bool:
         """Whether it is beyond this machine."""
-        return not is_loopback(self._base)
+        return self._external
 
     @property
     def capabilities(self) -> BackendCapabilities:
@@ -237,6 +239,8 @@ class HttpBackend:
             InferenceError: The request cannot be put into the dialect.
         """
         try:
+            if request.messages is not None and not self._external:
+                only_data(request.messages)
             outgoing = self._adjusted(self.dialect.outgoing(request))
             reader = self.dialect.reader(request, outgoing)
             headers = self._sent(outgoing, request)
