@@ -142,6 +142,11 @@ async def test_providers_are_known_by_their_hosts_without_asking():
     azure = described("https://mine.openai.azure.com", api_key_env="HF_API_TOKEN")
     assert (await factory.complete(azure)).endpoint == "https://mine.openai.azure.com/openai/v1"
     assert provider_at("https://api.openai.com.evil.example/v1") is None
+    assert provider_at("https://api.openai.com:443/v1") is PROVIDERS["openai"]
+    # Its key would go unencrypted, or to whoever listens there.
+    for place in ("http://api.openai.com/v1", "https://api.openai.com:8080", "http://api.openai.com:443"):
+        assert provider_at(place) is None
+    assert provider_at("http://x.openai.azure.com/openai/v1") is None
 
 
 @pytest.mark.parametrize(

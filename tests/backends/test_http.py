@@ -85,6 +85,30 @@ async def test_a_connection_that_was_closed_while_idle_fails_nobody(api, build):
     assert sum(asked.path == CHAT[1] for asked in api.asked) == 4
 
 
+@pytest.mark.parametrize(("computed_s", "sent"), [(0.3, 1), (0, 2)])
+async def test_a_call_that_was_taken_up_is_not_sent_again(api, build, computed_s, sent):
+    """Over kept connections, of which each would look as if it had been closed while it lay idle."""
+    together = asyncio.Barrier(3)
+
+    async def answer(request, response):
+        await together.wait()
+        for piece in words("a"):
+            await response.write(piece)
+
+    async def dies(request):
+        await asyncio.sleep(computed_s)
+        request.transport.abort()
+
+    api.answers[CHAT] = (200, answer)
+    backend = await build(api)
+    await asyncio.gather(*(events(backend, chat()) for _ in range(3)))
+    api.before = dies
+    api.asked.clear()
+    with pytest.raises(BackendFailed, match="connection broke"):
+        await events(backend, chat())
+    assert len(api.asked) == sent
+
+
 async def test_azure_headers_query_and_fields(api, build, factory):
     api.answers["POST", "/openai/v1/chat/completions"] = (200, words("a"))
     options = {

@@ -95,6 +95,8 @@ def test_hostile_bodies_are_bad_requests(raw):
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": 5}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "tool_calls": [5]}]}, "messages[0].tool_calls"),
         ({"messages": HELLO, "model": 3}, "model"),
         ({"messages": HELLO, "n": True}, "n"),
         ({"messages": HELLO, "n": 0}, "n"),
@@ -274,6 +276,9 @@ def test_hints_from_headers_and_body_and_bad_ones_by_name():
     assert passed_through({"x-uia-via": "a, b"}) == ("a", "b")
     with pytest.raises(errors.BadRequest):
         passed_through({"x-uia-via": ",".join("abcdefghijklmnopqrst")})
+    for odd in ("a\r\nX-Injected: 1", "a b", "ä", "x" * 129, "\ud800"):
+        with pytest.raises(errors.BadRequest, match="visible ASCII"):
+            passed_through({"x-uia-via": odd})
 
 
 def test_encode_takes_whatever_a_backend_gives():

@@ -182,6 +182,11 @@ def test_how_long_to_wait(headers, seconds):
     assert retry_after(headers, now) == seconds
 
 
+def test_a_code_of_odd_digits_is_a_name():
+    error = upstream_error(500, {}, json.dumps(openai("no", "²²²")).encode())
+    assert type(error) is BackendFailed
+
+
 def test_a_delay_in_the_body_and_headers_on_the_error():
     body = {"error": {"code": 429, "message": "quota", "details": [{"retryDelay": "30s"}]}}
     assert upstream_error(429, {}, json.dumps(body).encode()).retry_after == 30

@@ -9,6 +9,7 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, ContextTooLong, Uns
 from uia_lab.domain.events import Finished, Reasoning, Text, ToolCall, Usage
 from uia_lab.domain.requests import InferenceRequest
 
+UMLAUT = {"token": "ü", "logprob": -0.1}
 OLLAMA = upstream_dialect("ollama")
 TEI = upstream_dialect("tei")
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
@@ -123,7 +124,7 @@ def test_a_chat(size):
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     data = lines(
         {"message": {"role": "assistant", "content": "", "thinking": "hm"}, "done": False},
-        {"message": {"role": "assistant", "content": "ü"}, "logprobs": [{"token": "ü"}], "done": False},
+        {"message": {"role": "assistant", "content": "ü"}, "logprobs": [UMLAUT], "done": False},
         {"message": {"role": "assistant", "content": "", "tool_calls": [call, call]}, "done": False},
         DONE,
     )
@@ -134,7 +135,7 @@ def test_a_chat(size):
         ToolCall(0, "call_0", "f", '{"a":1}'),
         ToolCall(1, "call_1", "f", '{"a":1}'),
     ]
-    assert chunks[1].logprobs == {"content": [{"token": "ü"}]}
+    assert chunks[1].logprobs == {"content": [UMLAUT]}
     assert end == Finished("ü", Usage(3, 2), "tool_calls")
     # The last line may lack its end.
     assert read(chat(), lines(DONE)[:-1])[-1].finish_reason == "stop"

@@ -275,3 +275,40 @@ def test_events_of_several_lines_names_and_comments():
     data = b"event: a\r\ndata: 1\r\ndata:2\r\n: no\r\nid: 4\r\n\r\n\n\ndata\n\ndata: 3\n"
     found = [event for at in range(len(data)) for event in parser.feed(data[at : at + 1])]
     assert found == [("a", b"1\n2"), ("message", b"")]
+
+
+@pytest.mark.parametrize("index", [-1, 128, 300_000, 2**70])
+@pytest.mark.parametrize(
+    ("request_", "what"),
+    [(chat(), {"delta": {"content": "x"}}), (prompt(), {"text": "x"}), (chat(), {"finish_reason": "stop"})],
+)
+def test_a_choice_that_nobody_asked_for_is_refused(index, request_, what):
+    """Whoever collects the answer would keep a place for each choice below it."""
+    with pytest.raises(BackendFailed, match="number"):
+        read(request_, frames({"choices": [{"index": index, **what}]}))
+
+
+def test_as_many_choices_as_were_asked_for():
+    asked = prompt(["a"] * 200)
+    data = frames(*({"choices": [{"index": at, "text": "x", "finish_reason": "stop"}]} for at in range(200)))
+    assert len(read(asked, data)[-1].finish_reasons) == 200
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        "abc",
+        5,
+        {"tokens": 5},
+        {"tokens": ["x"], "token_logprobs": 5},
+        {"content": 5},
+        {"content": [5]},
+        {"content": [{"token": "x"}]},
+        {"content": [{"token": "x", "logprob": "y"}]},
+        {"content": [{"token": "x", "logprob": 1, "top_logprobs": 5}]},
+    ],
+)
+def test_log_probabilities_that_cannot_be_read_are_the_backends_fault(logprobs):
+    data = frames(choice({"content": "x"}, logprobs=logprobs), choice(reason="stop"))
+    with pytest.raises(BackendFailed, match="log probabilities"):
+        read(chat(logprobs=True), data)

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from uia_lab.domain.errors import BackendFailed, Cancelled, ModelNotFound
+from uia_lab.domain.events import Finished, Usage
 
 
 @pytest.fixture
@@ -27,6 +28,24 @@ async def test_a_good_request(manager, scripted, records):
     assert record.instance_id == manager.instance_id
     assert record.input_bytes == len('"secret prompt"')
     assert "secret" not in repr(record), "prompts are kept only when asked for"
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"), [((-5000, 1), (0, 1)), ((10**30, 2**63), (2**53, 2**53)), ((7, 2**53), (7, 2**53))]
+)
+async def test_counts_that_no_answer_has_are_not_believed(manager, scripted, records, told, counted):
+    """A budget would grow by a negative one, and a store takes no huge one."""
+
+    class Boasting(scripted):
+        async def infer(self, request):
+            async for event in super().infer(request):
+                boast = Finished("x", Usage(*told, cached_tokens=-1))
+                yield boast if isinstance(event, Finished) else event
+
+    manager.register_backend("a", "gpu", "A", Boasting("x", supported_models={"m"}))
+    usage = (await manager.infer("generation", "m", "x")).usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (*counted, 0)
+    assert (records[0].input_tokens, records[0].output_tokens) == counted
 
 
 async def test_prompts_are_kept_when_asked_for(manager, scripted, records):

@@ -8,6 +8,7 @@ import msgspec
 
 from uia_lab.dialects.upstream import Outgoing
 from uia_lab.domain.errors import BackendFailed
+from uia_lab.domain.texts import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -31,6 +32,11 @@ def form_of(outgoing: Outgoing) -> "aiohttp.FormData":
     return form
 
 
+def is_compressed(response: "aiohttp.ClientResponse") -> bool:
+    """Whether a body is compressed, which nobody asked for; a small one may unfold to any size."""
+    return response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
+
+
 async def drain(response: "aiohttp.ClientResponse") -> None:
     """Reads the end of a body that is whole, so that its connection serves again; never for long."""
     if response.content.at_eof():
@@ -46,8 +52,12 @@ async def read(response: "aiohttp.ClientResponse", most: int, *, whole: bool = T
     """A body of at most so many bytes, or its beginning.
 
     Raises:
-        BackendFailed: ``whole`` was asked for and there is more.
+        BackendFailed: ``whole`` was asked for and there is more, or it is compressed.
     """
+    if is_compressed(response):
+        if whole:
+            raise compressed()
+        return b""
     body = bytearray()
     async for data in response.content.iter_any():
         body += data
@@ -56,6 +66,11 @@ async def read(response: "aiohttp.ClientResponse", most: int, *, whole: bool = T
                 raise BackendFailed(f"answered with more than {most >> 20} MiB")
             break
     return bytes(body[:most])
+
+
+def compressed() -> BackendFailed:
+    """The error of an answer that is compressed."""
+    return BackendFailed("compressed its answer, though none was asked to be")
 
 
 def json_of(body: bytes) -> Any:
@@ -71,9 +86,9 @@ def said(body: bytes) -> str:
     value = json_of(body)
     inner = value.get("error", value) if isinstance(value, dict) else value
     message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or "")[:200] or "it does not say what"
+    return one_line(str(message or "")[:200]) or "it does not say what"
 
 
 def described(error: BaseException) -> str:
     """An exception in one short line."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:300]
+    return one_line(f"{type(error).__name__}: {error}".rstrip(": ")[:300])

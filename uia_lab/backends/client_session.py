@@ -16,8 +16,7 @@ MOST_CONNECTIONS = 1024
 # Servers close idle connections after 5 s and more.
 KEEP_ALIVE_S = 4.0
 # A connection that was closed while it lay idle fails at once; what fails later had been taken up.
-STALE_S = 1.0
-MOST_STALE = 4
+STALE_S = 0.05
 
 
 @dataclass(slots=True)
@@ -40,27 +39,33 @@ class SharedSession:
     def __init__(self, endpoints: EndpointPolicy) -> None:
         self._endpoints = endpoints
         self._session: aiohttp.ClientSession | None = None
+        # Whose connections serve once.
+        self._fresh: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def get(self) -> "aiohttp.ClientSession":
         """The session; a new one where the last one belongs to another loop."""
         here = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._loop is not here:
-            last, self._session = self._session, self._open()
-            loop, self._loop = self._loop, here
+            last, fresh, loop = self._session, self._fresh, self._loop
+            self._session, self._fresh, self._loop = self._open(), None, here
             await _close(last, loop)
+            await _close(fresh, loop)
         return self._session
 
     async def close(self) -> None:
         """Closes the session and every connection; it opens again at the next use."""
-        session, self._session = self._session, None
+        session, fresh = self._session, self._fresh
+        self._session = self._fresh = None
         await _close(session, self._loop)
+        await _close(fresh, self._loop)
 
     async def post(self, url: str, body: Callable[[], Any], **options: Any) -> "aiohttp.ClientResponse":
         """Posts and gives the response once its headers are there; redirects are not followed.
 
         A server may close an idle connection in the moment it is used again. Such a call was never taken up,
-        and goes out once more over another connection, as HTTP clients do.
+        and goes out once more over a connection of its own, as HTTP clients do. What breaks later may have
+        been computed for, and is the caller's to try again.
 
         Args:
             url: Where to.
@@ -70,32 +75,34 @@ class SharedSession:
         import aiohttp
 
         session = await self.get()
-        for left in reversed(range(MOST_STALE)):
-            use, began = _Use(), time.monotonic()
-            try:
-                return await session.post(
-                    url, data=body(), allow_redirects=False, trace_request_ctx=use, **options
-                )
-            except aiohttp.ClientConnectorError:
+        use, began = _Use(), time.monotonic()
+        try:
+            return await session.post(
+                url, data=body(), allow_redirects=False, trace_request_ctx=use, **options
+            )
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not use.reused or time.monotonic() - began > STALE_S:
                 raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not use.reused or not left or time.monotonic() - began > STALE_S:
-                    raise
-        raise AssertionError("the last round returns or raises")
+        await self.get()
+        if self._fresh is None:
+            self._fresh = self._open(force_close=True)
+        return await self._fresh.post(url, data=body(), allow_redirects=False, **options)
 
-    def _open(self) -> "aiohttp.ClientSession":
+    def _open(self, *, force_close: bool = False) -> "aiohttp.ClientSession":
         import aiohttp
 
-        connector = aiohttp.TCPConnector(
-            limit=MOST_CONNECTIONS, keepalive_timeout=KEEP_ALIVE_S, resolver=self._endpoints.resolver()
-        )
+        kept: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": KEEP_ALIVE_S}
+        connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, resolver=self._endpoints.resolver(), **kept)
         return aiohttp.ClientSession(
             connector=connector,
             trace_configs=[_trace()],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Compressed bodies are neither bounded nor streamed well.
+            # Compressed bodies are neither bounded nor streamed well; one that comes all the same stays so.
             headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
         )
 
 

@@ -3,24 +3,29 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
+
 from uia_lab.access.endpoints import is_loopback
 from uia_lab.access.secrets import Secret, Secrets, not_set
-from uia_lab.backends.bodies import described, drain, form_of, json_of, read, said
+from uia_lab.backends.bodies import compressed, described, drain, form_of, is_compressed, json_of, read, said
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.listing import models_in
+from uia_lab.backends.pictures import only_data
 from uia_lab.backends.providers import Provider
+from uia_lab.dialects.hints import instance_ids
 from uia_lab.dialects.json_body import encode
-from uia_lab.dialects.upstream import Outgoing, UpstreamDialect
+from uia_lab.dialects.upstream import Outgoing, Reader, UpstreamDialect
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, Unauthenticated
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.domain.texts import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -30,6 +35,28 @@ MAX_LISTING = 8 << 20
 MAX_ANSWER = 256 << 20
 # A provider far away is asked for its models this seldom; its requests tell how it is.
 LISTING_S = 600.0
+_NO_KEY = b"<key>"
+# What translating raises where a request is not of the form that its doors promise.
+_UNFIT = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, msgspec.MsgspecError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call, ready to be sent.
+
+    Args:
+        url: Where to.
+        body: Makes what is sent; a form can be sent only once.
+        headers: Beside that of the key.
+        reader: Reads the answer.
+    """
+
+    url: str
+    body: Callable[[], Any]
+    headers: Mapping[str, str]
+    reader: Reader
 
 
 class HttpBackend:
@@ -67,6 +94,7 @@ class HttpBackend:
         self.provider = provider
         self.dialect = dialect
         self._base = description.endpoint.rstrip("/") + "/"
+        self._external = not is_loopback(self._base)
         self._session = session
         self._secrets = secrets
         self._instance_id = instance_id
@@ -91,7 +119,7 @@ class HttpBackend:
     @property
     def external(self) -> bool:
         """Whether it is beyond this machine."""
-        return not is_loopback(self._base)
+        return self._external
 
     @property
     def capabilities(self) -> BackendCapabilities:
@@ -124,9 +152,8 @@ class HttpBackend:
 
     async def probe(self) -> Probe:
         """Asks for health and models, which costs nothing."""
-        if self._key is None:
-            await self._find_key()
-        if self._key is None and (name := self.description.api_key_env):
+        key = self._key or await self._find_key()
+        if key is None and (name := self.description.api_key_env):
             return Probe(BackendStatus.UNHEALTHY, not_set(name))
         listed = self._found
         fresh = self._clock() - self._listed_at < LISTING_S
@@ -135,11 +162,12 @@ class HttpBackend:
         import aiohttp
 
         try:
-            self._found = await self._look()
+            found = await self._look(key)
         except (aiohttp.ClientError, OSError) as error:
-            self._found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
+            found = Probe(BackendStatus.OFFLINE, f"nobody answers: {described(error)}")
         except InferenceError as error:
-            self._found = Probe(BackendStatus.UNHEALTHY, self._without_key(error.message))
+            found = Probe(BackendStatus.UNHEALTHY, error.message)
+        self._found = replace(found, reason=_shown(found.reason, key))
         self._listed_at = self._clock()
         return self._found
 
@@ -153,25 +181,28 @@ class HttpBackend:
 
         Raises:
             Unsupported: The dialect has no form for something that was asked.
+            BadRequest: The request cannot be put into the dialect at all.
             InferenceError: What the endpoint answered, or how the connection broke.
         """
         import aiohttp
 
         if request.model is None:
             request = replace(request, model=self._default_model())
-        outgoing = self._adjusted(self.dialect.outgoing(request))
-        reader = self.dialect.reader(request, outgoing)
-        if self._key is None and (name := self.description.api_key_env):
-            await self._find_key()
-            if self._key is None:
-                raise Unauthenticated(not_set(name))
+        call = self._call(request)
+        reader = call.reader
+        # One and the same for all of the call: another call may meanwhile find that it was changed.
+        key = self._key or await self._find_key()
+        if key is None and (name := self.description.api_key_env):
+            raise Unauthenticated(not_set(name))
         yield Started("")
         response: aiohttp.ClientResponse | None = None
         try:
-            response = await self._post(outgoing, request)
+            response = await self._post(call, key)
             self._open.add(response)
             if response.status >= 300:
-                raise await self._refusal(response)
+                raise await self._refusal(response, key)
+            if is_compressed(response):
+                raise compressed()
             size = 0
             async for data in response.content.iter_any():
                 size += len(data)
@@ -186,11 +217,12 @@ class HttpBackend:
             for event in reader.end():
                 yield event
         except (aiohttp.ClientError, OSError) as error:
-            raise BackendFailed(self._without_key(f"the connection broke: {described(error)}")) from None
+            raise BackendFailed(_shown(f"the connection broke: {described(error)}", key)) from None
         except InferenceError as error:
-            error.message = self._without_key(error.message)
+            error.message = _shown(error.message, key)
             error.args = (error.message,)
-            if isinstance(error, Unauthenticated):
+            error.param = error.param and _shown(error.param, key)
+            if isinstance(error, Unauthenticated) and self._key is key:
                 # It may have been changed: the next call or probe looks it up anew.
                 self._key = None
             raise
@@ -200,19 +232,41 @@ class HttpBackend:
                 # Closed by force, unless it was read to its end: whoever left must not be computed for.
                 response.close()
 
-    async def _post(self, outgoing: Outgoing, request: InferenceRequest) -> "aiohttp.ClientResponse":
+    def _call(self, request: InferenceRequest) -> _Call:
+        """The call of a request, translated whole before anything is sent: what fails here is no backend's.
+
+        Raises:
+            InferenceError: The request cannot be put into the dialect.
+        """
+        try:
+            if request.messages is not None and not self._external:
+                only_data(request.messages)
+            outgoing = self._adjusted(self.dialect.outgoing(request))
+            reader = self.dialect.reader(request, outgoing)
+            headers = self._sent(outgoing, request)
+            if outgoing.files:
+                form_of(outgoing)()
+                return _Call(self._url(outgoing.path), lambda: form_of(outgoing), headers, reader)
+            encoded = encode(outgoing.body)
+            return _Call(self._url(outgoing.path), lambda: encoded, headers, reader)
+        except _UNFIT as error:
+            raise BadRequest(
+                f"the request cannot be put into {self.dialect.name!r}, check its messages and parameters "
+                f"({described(error)})"
+            ) from error
+
+    async def _post(self, call: _Call, key: Secret | None) -> "aiohttp.ClientResponse":
         """The response once its headers are there; :meth:`stop` ends the wait for them."""
-        encoded = b"" if outgoing.files else encode(outgoing.body)
         here = asyncio.current_task()
         assert here is not None
         cancelling = here.cancelling()
         self._asking.add(here)
         try:
             return await self._session.post(
-                self._url(outgoing.path),
-                lambda: form_of(outgoing) if outgoing.files else encoded,
+                call.url,
+                call.body,
                 params=self._query,
-                headers=self._sent(outgoing, request),
+                headers={**call.headers, **self._authorization(key)},
             )
         except asyncio.CancelledError:
             # Unless the caller has left in the same moment.
@@ -223,18 +277,18 @@ class HttpBackend:
             self._asking.discard(here)
             self._stopped.discard(here)
 
-    async def _look(self) -> Probe:
+    async def _look(self, key: Secret | None) -> Probe:
         if self.provider.health is not None:
-            status, body = await self._get(self.provider.health)
+            status, body = await self._get(self.provider.health, key)
             if status == 503:
                 return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
             if status >= 500:
                 return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its health")
-        status, body = await self._get(self.provider.models)
+        status, body = await self._get(self.provider.models, key)
         given = self.description.models
         if status in (401, 402, 403):
-            key = self.description.api_key_env
-            reason = f"refuses the key {key}" if key else "wants a key: name it in api_key_env"
+            name = self.description.api_key_env
+            reason = f"refuses the key {name}" if name else "wants a key: name it in api_key_env"
             return Probe(BackendStatus.UNHEALTHY, f"{reason} ({status})")
         if status == 503:
             return Probe(BackendStatus.INITIALIZING, f"is loading: {said(body)}")
@@ -245,7 +299,7 @@ class HttpBackend:
         else:
             return Probe(BackendStatus.UNHEALTHY, f"answers {status} when asked for its models")
         if self.provider.loaded is not None:
-            status, body = await self._get(self.provider.loaded)
+            status, body = await self._get(self.provider.loaded, key)
             loaded = models_in(json_of(body)) if status == 200 else []
             self.models_loaded = len(loaded)
             # A request that names no model goes to one that is in memory.
@@ -262,23 +316,24 @@ class HttpBackend:
         reason = f"has {self._models[0]}" if count == 1 else f"has {count} models"
         return Probe(BackendStatus.HEALTHY, reason, frozenset(self._models))
 
-    async def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a small answer; a redirect is an error here too."""
+    async def _get(self, path: str, key: Secret | None) -> tuple[int, bytes]:
+        """Status and body of a small answer, without the key; a redirect is an error here too."""
         session = await self._session.get()
         async with session.get(
             self._url(path),
             params=self._query,
-            headers={**self._headers, **self._authorization()},
+            headers={**self._headers, **self._authorization(key)},
             allow_redirects=False,
         ) as response:
             if 300 <= response.status < 400:
                 raise self._redirected(response)
-            return response.status, await read(response, MAX_LISTING)
+            return response.status, _without(await read(response, MAX_LISTING), key)
 
-    async def _refusal(self, response: "aiohttp.ClientResponse") -> InferenceError:
+    async def _refusal(self, response: "aiohttp.ClientResponse", key: Secret | None) -> InferenceError:
         if response.status < 400:
             return self._redirected(response)
-        body = await read(response, MAX_ERROR, whole=False)
+        # Before it is shortened, which might leave the half of a key.
+        body = _without(await read(response, MAX_ERROR, whole=False), key)
         return self.dialect.error(response.status, response.headers, body)
 
     def _redirected(self, response: "aiohttp.ClientResponse") -> InferenceError:
@@ -300,10 +355,8 @@ class HttpBackend:
             found = self._urls[path] = urljoin(self._base, path)
         return found
 
-    def _authorization(self) -> dict[str, str]:
-        if self._key is None:
-            return {}
-        return {self.provider.auth: self.provider.scheme + self._key.reveal()}
+    def _authorization(self, key: Secret | None) -> dict[str, str]:
+        return {} if key is None else {self.provider.auth: self.provider.scheme + key.reveal()}
 
     def _sent(self, outgoing: Outgoing, request: InferenceRequest) -> dict[str, str]:
         # A form says its own type, with its boundary.
@@ -311,10 +364,9 @@ class HttpBackend:
         return {
             **kind,
             "Accept": "text/event-stream" if outgoing.stream else "application/json",
-            "x-uia-via": ",".join((*request.via, self._instance_id)),
+            "x-uia-via": ",".join((*instance_ids(request.via, "via"), self._instance_id)),
             **outgoing.headers,
             **self._headers,
-            **self._authorization(),
         }
 
     def _adjusted(self, outgoing: Outgoing) -> Outgoing:
@@ -338,17 +390,23 @@ class HttpBackend:
             )
         return names[0]
 
-    async def _find_key(self) -> None:
+    async def _find_key(self) -> Secret | None:
         """Looks the key up; a keyring may take its time, so in a thread."""
         name = self.description.api_key_env
         if name is None:
-            return
+            return None
         found = await asyncio.to_thread(self._secrets.find, name)
         if found is not None and not (found.reveal().isascii() and found.reveal().isprintable()):
             raise BadRequest(f"the key {name} holds characters that no header carries", param="api_key_env")
         self._key = found
+        return found
 
-    def _without_key(self, text: str) -> str:
-        """A text of the endpoint's, which may repeat what it was sent."""
-        key = self._key.reveal() if self._key is not None else ""
-        return text.replace(key, "<key>") if key else text
+
+def _without(body: bytes, key: Secret | None) -> bytes:
+    """What an endpoint said, which may repeat the key that it was sent."""
+    return body.replace(key.reveal().encode(), _NO_KEY) if key is not None and key.reveal() else body
+
+
+def _shown(text: str, key: Secret | None) -> str:
+    """A text of an endpoint's as people see it, in a log or an error: one line, and without the key."""
+    return one_line(_without(text.encode(errors="replace"), key).decode())

@@ -225,6 +225,7 @@ PROVIDERS: Mapping[str, Provider] = {
     )
 }
 
+_PORTS = {"http": 80, "https": 443}
 COMPATIBLE = PROVIDERS["compatible"]
 _NAMES = {
     called.replace("-", "_"): provider
@@ -246,15 +247,26 @@ def provider_named(name: str, param: str = "api_backends") -> Provider:
 
 
 def provider_at(endpoint: str) -> Provider | None:
-    """The provider whose own host an endpoint is at, if it is one's."""
-    host = urlsplit(endpoint).hostname or ""
-    if host.endswith(".openai.azure.com"):
+    """The provider whose own server an endpoint is at, if it is one's.
+
+    Its host alone does not make it so: over another scheme or port its key would go unencrypted, or to
+    whoever listens there.
+    """
+    place = _place(endpoint)
+    scheme, host, port = place
+    if (scheme, port) == ("https", 443) and host.endswith(".openai.azure.com"):
         return PROVIDERS["azure"]
     return next(
         (
             provider
             for provider in PROVIDERS.values()
-            if provider.base_url is not None and urlsplit(provider.base_url).hostname == host
+            if provider.base_url is not None and _place(provider.base_url) == place
         ),
         None,
     )
+
+
+def _place(endpoint: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port."""
+    parts = urlsplit(endpoint)
+    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from uia_lab.backends.bodies import described
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider
 from uia_lab.domain.errors import BackendFailed, NoBackendAvailable, Unauthenticated
 from uia_lab.domain.tasks import TEXT_CLASSIFICATION, TEXT_EMBEDDING
@@ -116,7 +117,7 @@ async def ask(session: "aiohttp.ClientSession", url: str, headers: Mapping[str, 
     except TimeoutError:
         return Answer(why=f"silent for {QUESTION_S:g} s")
     except (aiohttp.ClientError, OSError) as error:
-        return Answer(why=f"{type(error).__name__}: {error}"[:200])
+        return Answer(why=described(error))
 
 
 def _provider(answers: Mapping[str, Answer]) -> Provider | None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from uia_lab.dialects.json_body import encode
+from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Started, Text, ToolCall
 
 
@@ -80,21 +82,42 @@ def as_text(value: Any) -> str:
 
 
 def logprob_entries(logprobs: Any) -> list[Mapping[str, Any]]:
-    """Log probabilities as a list of ``{token, logprob, top_logprobs}``, from either dialect's shape."""
+    """Log probabilities as a list of ``{token, logprob, top_logprobs}``, from either dialect's shape.
+
+    Raises:
+        BackendFailed: They have the shape of neither.
+    """
     if not logprobs:
         return []
-    if isinstance(logprobs, Mapping):
-        if "tokens" not in logprobs:
-            return list(logprobs.get("content") or ())
-        tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
-        return [
-            {
-                "token": token,
-                "logprob": logprob,
-                "top_logprobs": [{"token": key, "logprob": value} for key, value in (top or {}).items()],
-            }
-            for token, logprob, top in zip(
-                logprobs["tokens"], logprobs.get("token_logprobs") or (), tops, strict=False
-            )
-        ]
-    return list(logprobs)
+    try:
+        found = _entries(logprobs)
+        for entry in found:
+            _check_entry(entry)
+            for top in entry.get("top_logprobs") or ():
+                _check_entry(top)
+    except (AttributeError, KeyError, TypeError):
+        raise BackendFailed("sent log probabilities that cannot be read") from None
+    return found
+
+
+def _entries(logprobs: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(logprobs, Mapping):
+        return list(logprobs)
+    if "tokens" not in logprobs:
+        return list(logprobs.get("content") or ())
+    tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+    return [
+        {
+            "token": token,
+            "logprob": logprob,
+            "top_logprobs": [{"token": key, "logprob": value} for key, value in (top or {}).items()],
+        }
+        for token, logprob, top in zip(
+            logprobs["tokens"], logprobs.get("token_logprobs") or (), tops, strict=False
+        )
+    ]
+
+
+def _check_entry(entry: Any) -> None:
+    if not isinstance(entry["token"], str) or not isinstance(entry["logprob"], (int, float, NoneType)):
+        raise TypeError

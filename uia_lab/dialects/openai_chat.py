@@ -86,6 +86,7 @@ def _check_message(message: Any, param: str) -> None:
     if not isinstance(role, str) or role not in ROLES:
         hint = suggestion(role[:40] if isinstance(role, str) else "", ROLES)
         raise BadRequest(f"{param}.role is {kind(role)}.{hint}", param=f"{param}.role")
+    Fields(message, f"{param}.").objects("tool_calls")
     content = message.get("content")
     if content is None:
         if role == "assistant":

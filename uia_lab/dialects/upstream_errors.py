@@ -23,6 +23,7 @@ from uia_lab.domain.errors import (
     Unauthenticated,
     Unsupported,
 )
+from uia_lab.domain.texts import one_line
 
 LONGEST_MESSAGE = 500
 
@@ -128,7 +129,7 @@ class _Facts:
         except (msgspec.MsgspecError, ValueError, RecursionError):
             text = body[:LONGEST_MESSAGE].decode(errors="replace").strip()
             # A proxy's page says nothing to anyone.
-            self.message = "" if text.startswith("<") else text
+            self.message = "" if text.startswith("<") else one_line(text)
             return
         value = value[0] if isinstance(value, list) and value else value
         inner = value
@@ -139,7 +140,7 @@ class _Facts:
             self._take(inner)
         elif isinstance(inner, str):
             self.message = inner
-        self.message = " ".join(self.message.split())[:LONGEST_MESSAGE]
+        self.message = one_line(self.message)[:LONGEST_MESSAGE]
 
     def _take(self, value: Mapping[str, Any]) -> None:
         for name in ("message", "detail"):
@@ -151,7 +152,7 @@ class _Facts:
             said = value.get(name)
             if isinstance(said, str):
                 # Some write the status as text.
-                if said.isdigit() and len(said) == 3:
+                if said.isascii() and said.isdecimal() and len(said) == 3:
                     said = int(said)
                 else:
                     self.names.append(said.lower())

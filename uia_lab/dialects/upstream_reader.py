@@ -7,12 +7,15 @@ from typing import Any, TypeVar
 import msgspec
 
 from uia_lab.dialects import sse
+from uia_lab.dialects.answer import logprob_entries
 from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Delta, Event, Finished, Text, Usage
 
 T = TypeVar("T")
 
 MAX_BODY = 256 << 20
+# Whoever collects an answer keeps a place for each choice up to the highest.
+MOST_CHOICES = 128
 _SHOWN = 80
 _REASONS = {
     "end_turn": "stop",
@@ -29,12 +32,17 @@ _REASONS = {
 class AnswerBuilder:
     """Numbers the chunks of one answer and puts its end together.
 
+    Args:
+        choices: How many choices were asked for. A chunk of one beyond them and beyond MOST_CHOICES is
+            refused.
+
     Attributes:
         usage: Token counts, once the upstream told them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int = 0) -> None:
         self.usage = Usage(estimated=True)
+        self._places = max(choices, MOST_CHOICES)
         self._pieces: list[str] = []
         self._chunks = 0
         self._begun: set[int] = set()
@@ -46,7 +54,14 @@ class AnswerBuilder:
         return self._chunks
 
     def chunk(self, delta: Delta, choice: int = 0, logprobs: Any = None) -> Chunk:
-        """The next chunk."""
+        """The next chunk.
+
+        Raises:
+            BackendFailed: Its choice or its log probabilities cannot be.
+        """
+        self._check(choice)
+        if logprobs:
+            logprob_entries(logprobs)
         if choice == 0 and isinstance(delta, Text):
             self._pieces.append(delta.text)
         made = Chunk(self._chunks, delta, choice, logprobs)
@@ -55,7 +70,12 @@ class AnswerBuilder:
         return made
 
     def ended(self, reason: str, choice: int = 0) -> None:
-        """A choice has ended; its reason is brought to OpenAI's words."""
+        """A choice has ended; its reason is brought to OpenAI's words.
+
+        Raises:
+            BackendFailed: There is no such choice.
+        """
+        self._check(choice)
         self._begun.add(choice)
         self._reasons[choice] = _REASONS.get(reason, reason)
 
@@ -79,6 +99,10 @@ class AnswerBuilder:
             finish_reasons=reasons if len(reasons) > 1 else (),
         )
 
+    def _check(self, choice: int) -> None:
+        if not 0 <= choice < self._places:
+            raise BackendFailed(f"sent a choice whose number is not one of 0 to {self._places - 1}")
+
 
 class BodyReader(ABC):
     """Reads an answer as server-sent events or, from an upstream that sends it at once, as one JSON body.
@@ -93,7 +117,7 @@ class BodyReader(ABC):
     """
 
     def __init__(self, choices: int = 0) -> None:
-        self.answer = AnswerBuilder()
+        self.answer = AnswerBuilder(choices)
         self.complete = False
         self._choices = choices
         self._parser: sse.Parser | None = None

@@ -27,6 +27,9 @@ GAPS = 8.0
 GAP_SHARE = 0.2
 CLOSE_S = 5.0
 _DOWN = (BackendStatus.OFFLINE, BackendStatus.UNHEALTHY)
+# Of each count; sums of them are kept in columns of 63 bits, and read by clients that have doubles.
+MOST_TOKENS = 2**53
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_tokens"))
 _AT_ONCE = frozenset({IMAGE_GENERATION, AUDIO_TRANSCRIPTION})
 
 
@@ -194,7 +197,12 @@ async def _close(source: AsyncIterator[Event] | None, watch: Watch) -> None:
 
 
 def _told(usage: Usage, run: Running, pieces: int) -> Usage:
-    """The backend's figures, even zeros; an estimate where it gave none."""
+    """The backend's figures, even zeros, as far as they can be counts; an estimate where it gave none."""
+    counts = {name: getattr(usage, name) for name in _COUNTS}
+    if min(counts.values()) < 0 or max(counts.values()) > MOST_TOKENS:
+        usage = msgspec.structs.replace(
+            usage, **{name: min(max(count, 0), MOST_TOKENS) for name, count in counts.items()}
+        )
     return run.estimate(pieces) if usage.estimated and not usage.total_tokens else usage
 
 
