@@ -19,6 +19,10 @@ from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TASKS, TEXT_EMBEDDING, TEXT_GENERATION
 
 
+_STATUS = "status"
+"""What our question for the server's status is called; no request has that id."""
+
+
 class Shape(Protocol):
     """How a kind of endpoint words requests and answers; it does no I/O and keeps nothing."""
 
@@ -108,12 +112,11 @@ class WebSocketBackend:
             policy=policy,
         )
         self.endpoint = self._link.endpoint
-        self._inboxes = Inboxes()
+        self._inboxes = Inboxes(self._stop_there)
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._asking = asyncio.Lock()
-        self._report: asyncio.Future[Mapping[str, Any]] | None = None
 
     def __repr__(self) -> str:
         return f"<WebSocketBackend {self.endpoint}>"
@@ -194,9 +197,10 @@ class WebSocketBackend:
                     if isinstance(event, Finished):
                         return
         finally:
-            self._inboxes.close(request_id)
-            if not answered and self._link.trouble is None:
-                await self._send(self._shape.stop(request_id))
+            self._inboxes.close(request_id, answered=answered)
+
+    async def _stop_there(self, request_id: str) -> None:
+        await self._send(self._shape.stop(request_id))
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         fields = dict(message)
@@ -204,12 +208,17 @@ class WebSocketBackend:
 
     async def _status(self) -> Mapping[str, Any]:
         async with self._asking:
-            self._report = asyncio.get_running_loop().create_future()
+            # An inbox like the others: a full one beside it must not keep the report from coming.
+            inbox = self._inboxes.open(_STATUS)
             try:
-                await self._link.send("status", details="full", request_id="status")
-                return await self._report
+                await self._link.send("status", details="full", request_id=_STATUS)
+                name, message = await inbox.get()
             finally:
-                self._report = None
+                self._inboxes.close(_STATUS, answered=True)
+            if name != "status":
+                raise error_of(message)
+            report = message.get("backend_status")
+            return report if isinstance(report, dict) else {}
 
     async def _opened(self, greeting: Mapping[str, Any]) -> None:
         if greeting.get("instance_id") == self._instance_id:
@@ -217,22 +226,14 @@ class WebSocketBackend:
         self._tried.set()
 
     async def _receive(self, message: dict[str, Any], size: int) -> None:
-        report = self._report
-        if report is not None and not report.done():
-            if message.get("type") == "status":
-                report.set_result(message.get("backend_status") or {})
-                return
-            if message.get("type") == "error" and message.get("request_id") == "status":
-                report.set_exception(error_of(message))
-                return
+        if message.get("type") == "status":
+            await self._inboxes.put(_STATUS, ("status", message), size)
+            return
         part = self._shape.read(message)
         if part is not None:
             request_id, name, body = part
             await self._inboxes.put(request_id, (name, body), size)
 
     def _lost(self, error: InferenceError) -> None:
-        broken = BackendFailed(error.message)
-        self._inboxes.fail(broken)
-        if self._report is not None and not self._report.done():
-            self._report.set_exception(broken)
+        self._inboxes.fail(BackendFailed(error.message))
         self._tried.set()
