@@ -18,7 +18,6 @@ from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TASKS, TEXT_EMBEDDING, TEXT_GENERATION
 
-
 _STATUS = "status"
 """What our question for the server's status is called; no request has that id."""
 

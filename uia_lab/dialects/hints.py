@@ -1,6 +1,7 @@
 """Routing hints of a caller: the ``x-uia-*`` headers and the body's ``uia`` object."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from uia_lab.dialects.fields import Fields
@@ -15,6 +16,8 @@ _NONE = RoutingHints()
 MAX_TIMEOUT_S = 86_400
 MAX_PRIORITY = 1000
 MAX_VIA = 16
+# What a header carries as it is: visible ASCII without the comma that stands between two of them.
+_ID = re.compile(r"[!-+\--~]{1,128}")
 
 
 def routing_hints(headers: Mapping[str, str], body: Mapping[str, Any] | None = None) -> RoutingHints:
@@ -59,13 +62,30 @@ def passed_through(headers: Mapping[str, str]) -> tuple[str, ...]:
     """Instance ids the request has passed, from ``x-uia-via``.
 
     Raises:
-        BadRequest: More of them than any honest chain has.
+        BadRequest: See :func:`instance_ids`.
     """
     if "x-uia-via" not in headers:
         return ()
-    ids = tuple(item for part in headers.get("x-uia-via", "").split(",") if (item := part.strip()))
-    if len(ids) > MAX_VIA or any(len(item) > 128 for item in ids):
-        raise BadRequest(f"x-uia-via must be at most {MAX_VIA} short ids", param="x-uia-via")
+    items = (item for part in headers.get("x-uia-via", "").split(",") if (item := part.strip()))
+    return instance_ids(items, "x-uia-via")
+
+
+def instance_ids(items: Iterable[str], param: str) -> tuple[str, ...]:
+    """Ids of instances as they go from server to server in a header.
+
+    Args:
+        items: The ids.
+        param: Who gave them, for the error.
+
+    Raises:
+        BadRequest: More of them than any honest chain has, or one that no header carries.
+    """
+    ids = tuple(items)
+    if len(ids) > MAX_VIA or not all(_ID.fullmatch(item) for item in ids):
+        raise BadRequest(
+            f"{param} must be at most {MAX_VIA} ids of 1 to 128 visible ASCII characters without a comma",
+            param=param,
+        )
     return ids
 
 
