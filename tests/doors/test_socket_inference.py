@@ -298,6 +298,20 @@ async def test_a_key_that_is_revoked_closes_its_sockets(house):
         assert await reader.closed() == websocket.NOT_KNOWN
 
 
+async def test_with_a_key_that_was_revoked_nothing_is_done_any_more(house):
+    async with house.socket("admin") as ws:
+        house.service.keys.forget("admin")
+        # What it sends before it has read the close.
+        await ws.send("register", backend={"id": "late", "task": "chat", "models": ["m"]})
+        await ws.send("inference", request_id="r", model="gated", inputs="x")
+        assert await ws.closed() == websocket.NOT_KNOWN
+    async with asyncio.timeout(20):
+        while len(house.server.application.settings["uia_open_doors"]):
+            await asyncio.sleep(0.01)
+    assert house.manager.get_backend("late") is None
+    assert house.manager.get_backend_status_report()["total_requests"] == 0
+
+
 async def test_a_message_above_the_limit(house, monkeypatch):
     monkeypatch.setattr(websocket, "MAX_MESSAGE", 2000)
     async with house.socket("infer") as ws:

@@ -8,6 +8,7 @@ from uia_lab.backends import inboxes
 from uia_lab.dialects.websocket_requests import LEAVING, REPLACED
 from uia_lab.doors import socket_worker
 from uia_lab.doors.base import Timings
+from uia_lab.doors.socket_worker import WorkerSeat
 
 BACKEND = {"id": "w1", "name": "Worker", "task": "text-generation", "models": ["m"], "max_concurrency": 2}
 
@@ -366,6 +367,18 @@ async def test_one_that_reads_a_little_holds_nobody_up_for_long(monkeypatch):
     assert not await boxes.put("slow", ("chunk", {}), 10)
     crawling.cancel()
     await asyncio.gather(crawling, return_exceptions=True)
+
+
+async def test_a_socket_that_closes_while_it_registers_leaves_no_heartbeat(house):
+    async def send(name, /, **fields):
+        del name, fields
+
+    seat = WorkerSeat(house.manager, send, lambda: None, lambda *_: None, lambda: None, 10.0)
+    registering = asyncio.create_task(seat.register({"backend": BACKEND}, {}))
+    await until(lambda: house.manager.get_backend("w1") is not None)
+    await seat.leave(1006)
+    await registering
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "uia-worker-heartbeat"]
 
 
 async def test_the_manager_that_ends_leaves_nothing_of_a_worker(house):

@@ -10,14 +10,16 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.inboxes import Inboxes
 from uia_lab.backends.socket_link import SocketLink
+from uia_lab.backends.socket_report import SocketReport, report_of
 from uia_lab.dialects.websocket_answers import AnswerReader, error_of
 from uia_lab.dialects.websocket_requests import fields_of
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed, InferenceError
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.domain.tasks import TASKS, TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 
+_ANSWERS = frozenset({"chunk", "complete", "result"})
 _STATUS = "status"
 """What our question for the server's status is called; no request has that id."""
 
@@ -159,19 +161,17 @@ class WebSocketBackend:
             report = await self._status()
         except InferenceError as error:
             return Probe(BackendStatus.HEALTHY, f"connected; its status cannot be read: {error.message}")
-        found = [item for item in report.get("backends") or () if item.get("routable")]
-        if not found:
+        if not report.serves:
             return Probe(BackendStatus.UNHEALTHY, "connected, but no backend there can serve")
-        models = self._models or frozenset(str(model) for item in found for model in item.get("models") or ())
-        tasks = self._tasks or TASKS.intersection(task for item in found for task in item.get("tasks") or ())
+        models = self._models or report.models
         capabilities = BackendCapabilities(
-            supported_tasks=tasks,
+            supported_tasks=self._tasks or report.tasks,
             supported_models=models,
             supports_streaming=True,
             protocols={"websocket"},
         )
-        reason = f"connected to {report.get('instance_id')}"
-        return Probe(BackendStatus.HEALTHY, reason, models, capabilities, load=report.get("in_flight"))
+        reason = f"connected to {self._link.cleaned(report.instance_id) or 'a server without a name'}"
+        return Probe(BackendStatus.HEALTHY, reason, models, capabilities, load=report.load)
 
     async def infer(self, request: InferenceRequest) -> AsyncIterator[Event]:
         """The server's answer."""
@@ -205,7 +205,7 @@ class WebSocketBackend:
         fields = dict(message)
         await self._link.send(str(fields.pop("type")), **fields)
 
-    async def _status(self) -> Mapping[str, Any]:
+    async def _status(self) -> SocketReport:
         async with self._asking:
             # An inbox like the others: a full one beside it must not keep the report from coming.
             inbox = self._inboxes.open(_STATUS)
@@ -216,8 +216,7 @@ class WebSocketBackend:
                 self._inboxes.close(_STATUS, answered=True)
             if name != "status":
                 raise error_of(message)
-            report = message.get("backend_status")
-            return report if isinstance(report, dict) else {}
+            return report_of(message)
 
     async def _opened(self, greeting: Mapping[str, Any]) -> None:
         if greeting.get("instance_id") == self._instance_id:
@@ -231,6 +230,12 @@ class WebSocketBackend:
         part = self._shape.read(message)
         if part is not None:
             request_id, name, body = part
+            if name not in _ANSWERS:
+                # Now, while the key is the one that this connection was opened with.
+                body = {
+                    field: self._link.cleaned(value) if isinstance(value, str) else value
+                    for field, value in body.items()
+                }
             await self._inboxes.put(request_id, (name, body), size)
 
     def _lost(self, error: InferenceError) -> None:

@@ -1,7 +1,7 @@
 """The ``parameters`` of a message: what the HTTP doors know of a task, checked as they check it.
 
-What they do not know is ignored, as there: an upstream takes many more fields, and some of them choose another
-model or another price, which a key's limits would never see.
+What they do not know is ignored, as there: an upstream takes many more fields, and some of them choose
+another model or another price, which a key's limits would never see.
 """
 
 from collections.abc import Callable, Mapping

@@ -65,6 +65,7 @@ class SocketDoor(Door, WebSocketHandler):
     _client_id = ""
     _touched = 0.0
     _sent: "asyncio.Future[None] | None" = None
+    _hung_up = False
 
     @property
     def max_message_size(self) -> int:
@@ -124,6 +125,9 @@ class SocketDoor(Door, WebSocketHandler):
 
     async def on_message(self, message: str | bytes) -> None:
         """Answers one message; the next one is read when this is done, so a flood holds itself back."""
+        if self._hung_up:
+            # Whoever has lost the right to be here has lost it at once, whether or not the close is answered.
+            return
         request_id = None
         try:
             if self._seat is not None:
@@ -258,6 +262,7 @@ class SocketDoor(Door, WebSocketHandler):
 
     def hang_up(self) -> None:
         """Says why, and closes; a client that does not answer is cut off."""
+        self._hung_up = True
         if self.open_doors.closing:
             self.close(1001, "the server is stopping")
         else:
