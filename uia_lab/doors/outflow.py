@@ -1,6 +1,10 @@
 """What waits for a client to take what was written to it: slowly is well, not at all is the end."""
 
 import asyncio
+import contextlib
+import fcntl
+import sys
+import termios
 from typing import Any
 
 # Looks at a stream's progress during the time in which it has to make some.
@@ -23,7 +27,7 @@ async def taken(sent: "asyncio.Future[None]", stream: Any, stalled_s: float) -> 
     gone_out, since = _gone_out(stream), now()
     while not sent.done():
         await asyncio.wait((sent,), timeout=stalled_s / LOOKS)
-        if (total := _gone_out(stream)) != gone_out:
+        if (total := _gone_out(stream)) > gone_out:
             gone_out, since = total, now()
         elif now() - since >= stalled_s:
             return sent.done()
@@ -31,6 +35,14 @@ async def taken(sent: "asyncio.Future[None]", stream: Any, stalled_s: float) -> 
 
 
 def _gone_out(stream: Any) -> int:
-    """Bytes that the kernel has taken of a stream since its beginning; tornado keeps it to itself."""
+    """Bytes of a stream that its peer has acknowledged, where the system says so; else those sent off.
+
+    The kernel takes more from us only when megabytes have gone out, which on a slow line is minutes.
+    """
+    # Tornado keeps this count to itself.
     total: int = getattr(stream, "_total_write_done_index", 0)
+    if not stream.closed():
+        with contextlib.suppress(OSError):
+            queued = fcntl.ioctl(stream.fileno(), termios.TIOCOUTQ, bytes(4))
+            total -= int.from_bytes(queued, sys.byteorder)
     return total
