@@ -5,6 +5,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from aiohttp import web
 
 from tests.upstreams.uia_server import KEY
 from uia_lab import worker as worker_module
@@ -176,6 +177,40 @@ async def test_what_is_refused_is_said(make_server):
     with pytest.raises(BadRequest, match="needs 'weather'"):
         Worker(server.url, KEY, lambda weather: weather, model="m")
     assert KEY not in repr(worker)
+
+
+async def test_a_result_without_a_form_is_an_error_of_its_request(make_server):
+    server = await make_server()
+
+    def circle(inputs):
+        around = []
+        around.append(around)
+        return around if inputs == "round" else inputs
+
+    async with working(server, circle), asyncio.timeout(20):
+        with pytest.raises(BackendFailed, match="could not give its answer"):
+            await server.manager.infer("chat", "m", "round", max_attempts=1)
+        assert (await server.manager.infer("chat", "m", "straight")).result == "straight"
+
+
+async def test_a_refusal_for_now_is_no_refusal_for_good():
+    statuses, asked = [429, 408, 404], []
+
+    async def refuse(request):
+        asked.append(request.path)
+        return web.Response(status=statuses[len(asked) - 1])
+
+    application = web.Application()
+    application.router.add_get("/ws/{id}", refuse)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    worker = Worker(f"http://127.0.0.1:{runner.addresses[0][1]}/", KEY, whole, model="m")
+    async with asyncio.timeout(40):
+        with pytest.raises(BackendFailed, match="status 404"):
+            await worker.run()
+    assert len(asked) == 3
+    await runner.cleanup()
 
 
 async def test_one_that_is_replaced_ends(make_server):

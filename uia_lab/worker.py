@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of one message; the server refuses larger ones."""
+_LATER = frozenset({408, 424, 425, 429})
+"""Refusals that another attempt may not meet."""
 _NO_ID = re.compile(r"[^A-Za-z0-9._:/@+-]")
 
 OnError = Callable[[InferenceRequest, BaseException], None]
@@ -206,7 +208,8 @@ class Worker:
             raise self._refused
 
     def _is_final(self, error: InferenceError) -> bool:
-        if self._refused is None and 400 <= (self._link.refused or 0) < 500:
+        status = self._link.refused or 0
+        if self._refused is None and 400 <= status < 500 and status not in _LATER:
             self._refused = error
         return self._refused is not None or self._link.close_code == REPLACED
 
@@ -268,9 +271,10 @@ class Worker:
                 await self._send("fail", request_id, error=error.message, code=error.code)
             except InferenceError as error:
                 await self._send("fail", request_id, error=error.message, **error_fields(error))
-            except (KeyError, TypeError, ValueError) as error:
-                log.exception("the execute of %s cannot be read", request_id)
-                text = f"the execute message cannot be read: {type(error).__name__}"
+            except Exception as error:
+                # An execute that cannot be read, or a result that has no JSON form: whoever asked is told.
+                log.exception("%s could not be answered", request_id)
+                text = f"the worker could not give its answer: {type(error).__name__}"
                 await self._send("fail", request_id, error=text, code="backend_failed")
         except BackendFailed:
             # The connection is gone, and with it whoever asked.

@@ -1,6 +1,7 @@
 """Another uia_lab's ``/ws`` as a backend: one connection, many requests, and what happens when it breaks."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
@@ -284,3 +285,67 @@ async def test_nothing_is_left_when_it_stops(make_server, local_manager):
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-socket")]
     with pytest.raises(BackendFailed):
         await anext(backend.infer(InferenceRequest("chat", "echo", "x")))
+
+
+@asynccontextmanager
+async def one_that_says(status, answer=None):
+    """The address of a server that reports this status, and answers every request so."""
+
+    async def talk(request):
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_json({"type": "connection"})
+        async for message in socket:
+            asked = message.json()
+            if asked["type"] == "status":
+                await socket.send_json({"type": "status", "backend_status": status})
+            elif asked["type"] == "inference":
+                await socket.send_json({"request_id": asked["request_id"], **answer})
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/ws/{id}", talk)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"ws://127.0.0.1:{runner.addresses[0][1]}/ws"
+    await runner.cleanup()
+
+
+SERVES = {"routable": True, "models": ["m"], "tasks": ["text-generation"]}
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "models", "load"),
+    [
+        ([1], "unhealthy", set(), None),
+        ({"backends": "x"}, "unhealthy", set(), None),
+        ({"backends": ["x", 7, {"routable": True, "models": 1, "tasks": [[]]}]}, "healthy", set(), None),
+        ({"backends": [SERVES], "in_flight": "many"}, "healthy", {"m"}, None),
+        ({"backends": [SERVES], "in_flight": -(10**9)}, "healthy", {"m"}, None),
+        ({"backends": [SERVES], "in_flight": 3}, "healthy", {"m"}, 3),
+        ({"backends": [{**SERVES, "models": ["m", "x" * 4000, "a\x1b[2J", 7]}]}, "healthy", {"m"}, None),
+        ({"backends": [SERVES], "instance_id": "x" * 100_000}, "healthy", {"m"}, None),
+    ],
+)
+async def test_what_a_server_says_of_itself_is_bounded(local_manager, caplog, status, health, models, load):
+    async with one_that_says(status) as url:
+        backend = registered(local_manager, url)
+        info = await local_manager.probe("there")
+        assert (info.status, info.models) == (health, models)
+        assert len(info.reason) < 200
+        assert (await backend.probe()).load == load
+        assert "Traceback" not in caplog.text
+        await local_manager.aclose()
+
+
+async def test_an_error_shows_no_key_and_moves_no_cursor(local_manager):
+    said = {"type": "inference_error", "code": "bad_request", "error": f"what is {KEY}?\r\n\x1b[2J"}
+    async with one_that_says({"backends": [SERVES], "instance_id": f"I am {KEY}"}, said) as url:
+        registered(local_manager, url)
+        assert (await local_manager.probe("there")).reason == "connected to I am <key>"
+        with pytest.raises(BadRequest) as caught:
+            await local_manager.infer("chat", "m", "x")
+        assert "what is <key>?" in caught.value.message
+        assert caught.value.message.isprintable()
+        await local_manager.aclose()

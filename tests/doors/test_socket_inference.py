@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from uia_lab.dialects.websocket_parameters import parameters_of
+from uia_lab.domain.events import Chunk, Finished, Text
 from uia_lab.doors import socket_inference, websocket
 from uia_lab.doors.websocket import MESSAGES
 
@@ -70,9 +72,16 @@ async def test_chat_messages_embeddings_and_a_label_of_the_server(house):
         ({"inputs": "x", "routing": []}, "routing"),
         ({"inputs": "x", "routing": {"colour": "red"}}, "routing.colour"),
         ({"inputs": "x", "routing": {"via": ["x" * 200]}}, "routing.via"),
+        ({"inputs": "x", "routing": {"via": ["a\r\nX-Injected: 1"]}}, "routing.via"),
+        ({"inputs": "x", "parameters": {"best_of": 500}}, "parameters.best_of"),
+        ({"inputs": "x", "parameters": {"tools": 5}}, "parameters.tools"),
+        ({"inputs": ["x"] * 100, "parameters": {"n": 100}}, "parameters.n"),
+        ({"inputs": 7}, "inputs"),
         ({"inputs": "x", "routing": {"preferred_types": ["steam"]}}, "routing.preferred_types"),
         ({"inputs": [{"role": "king", "content": "x"}]}, "inputs[0]"),
         ({"inputs": [{"role": "user", "content": 7}]}, "inputs[0]"),
+        ({"inputs": [{"role": "user", "content": [7]}]}, "inputs[0].content"),
+        ({"inputs": [{"role": "assistant", "tool_calls": 5}]}, "inputs[0].tool_calls"),
     ],
 )
 async def test_a_bad_request_is_named(house, fields, param):
@@ -81,6 +90,33 @@ async def test_a_bad_request_is_named(house, fields, param):
         assert (error["type"], error["code"], error["param"]) == ("error", "bad_request", param)
         assert error["request_id"] == "r"
         assert (await ws.ask("ping"))["type"] == "pong"
+
+
+async def test_a_backend_gets_the_parameters_that_the_http_doors_know(scripted):
+    scripted.script[:] = [Chunk(0, Text("x")), Finished("x")]
+    given = {
+        "seed": 7, "max_new_tokens": 9, "parallel_tool_calls": False, "tool_choice": "auto",
+        "tools": [{"type": "function", "function": {"name": "f"}}], "response_format": {"type": "text"},
+        "models": ["forbidden/expensive"], "route": "fallback", "service_tier": "priority",
+        "web_search_options": {}, "model": "another", "best_of": 1,
+    }  # fmt: skip
+    chat = [{"role": "user", "content": "hi"}]
+    async with scripted.socket("infer") as ws:
+        for parameters in (given, {"max_length": 5}, {"max_length": 5, "max_tokens": 6}):
+            await ws.send("inference", model="scripted", inputs=chat, parameters=parameters)
+            await ws.receive("inference_result")
+    assert [dict(request.parameters) for request in scripted.asked] == [
+        {name: given[name] for name in ("seed", "parallel_tool_calls", "tool_choice", "tools",
+                                        "response_format")} | {"max_tokens": 9},
+        {"max_tokens": 5},
+        {"max_tokens": 6},
+    ]  # fmt: skip
+    for task, given, known in (
+        ("text-embedding", {"dimensions": 3, "models": ["x"]}, {"dimensions": 3}),
+        ("image-generation", {"n": 2, "model": "x", "size": "1x1"}, {"n": 2, "size": "1x1"}),
+        ("text-classification", {"top_k": 2, "labels": ["a"]}, {"top_k": 2, "labels": ["a"]}),
+    ):
+        assert parameters_of(task, given, "x") == known
 
 
 async def test_how_requests_fail(house):
@@ -260,6 +296,20 @@ async def test_a_key_that_is_revoked_closes_its_sockets(house):
         assert await ws.closed() == websocket.NOT_KNOWN
         await house.until_idle()
         assert await reader.closed() == websocket.NOT_KNOWN
+
+
+async def test_with_a_key_that_was_revoked_nothing_is_done_any_more(house):
+    async with house.socket("admin") as ws:
+        house.service.keys.forget("admin")
+        # What it sends before it has read the close.
+        await ws.send("register", backend={"id": "late", "task": "chat", "models": ["m"]})
+        await ws.send("inference", request_id="r", model="gated", inputs="x")
+        assert await ws.closed() == websocket.NOT_KNOWN
+    async with asyncio.timeout(20):
+        while len(house.server.application.settings["uia_open_doors"]):
+            await asyncio.sleep(0.01)
+    assert house.manager.get_backend("late") is None
+    assert house.manager.get_backend_status_report()["total_requests"] == 0
 
 
 async def test_a_message_above_the_limit(house, monkeypatch):

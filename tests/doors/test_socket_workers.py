@@ -8,6 +8,7 @@ from uia_lab.backends import inboxes
 from uia_lab.dialects.websocket_requests import LEAVING, REPLACED
 from uia_lab.doors import socket_worker
 from uia_lab.doors.base import Timings
+from uia_lab.doors.socket_worker import WorkerSeat
 
 BACKEND = {"id": "w1", "name": "Worker", "task": "text-generation", "models": ["m"], "max_concurrency": 2}
 
@@ -248,6 +249,28 @@ async def test_a_worker_that_freezes_is_cut_off(house):
         assert house.manager.get_backend("w1").status == "offline"
 
 
+async def test_a_worker_that_reads_nothing_holds_up_no_deadline_and_no_cancel(house):
+    house.server.application.settings["uia_timings"] = Timings(stalled_s=120.0)
+    ask = {"model": "m", "inputs": "x" * (12 << 20)}
+    async with house.socket(max_msg_size=0) as worker, house.socket("infer") as client:
+        await registered(worker)
+        worker.ws._response.connection.transport.pause_reading()
+        async with asyncio.timeout(10):
+            routing = {"deadline_s": 0.5, "max_attempts": 1}
+            error = await client.ask("inference", request_id="late", routing=routing, **ask)
+            assert (error["type"], error["code"]) == ("inference_error", "deadline_exceeded")
+            await client.send("inference", request_id="left", **ask)
+            await house.until_running()
+            assert (await client.ask("cancel", request_id="left"))["type"] == "inference_cancelled"
+            await house.until_idle()
+        # What was begun goes out whole, and the worker hears that nobody waits for it any more.
+        worker.ws._response.connection.transport.resume_reading()
+        task = await worker.receive("execute")
+        assert len(task["inputs"]) == 12 << 20
+        assert (await worker.receive("abort"))["request_id"] == task["request_id"]
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "uia-socket-stop"]
+
+
 async def test_a_worker_that_answers_pings_stays(house):
     house.server.application.settings["uia_timings"] = Timings(heartbeat_s=0.05)
     async with house.socket() as worker:
@@ -292,7 +315,7 @@ async def test_a_slow_client_slows_its_worker_down(house, monkeypatch):
 
 async def test_an_answer_that_nobody_reads_is_given_up_for_the_others(house, monkeypatch):
     monkeypatch.setattr(inboxes, "MOST_MESSAGES", 4)
-    monkeypatch.setattr(inboxes, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(inboxes, "PATIENCE_ALONE_S", 1000.0)
     house.server.application.settings["uia_timings"] = Timings(stalled_s=30.0)
     async with house.socket() as worker, house.socket("infer") as stuck, house.socket("infer") as client:
         await registered(worker)
@@ -308,12 +331,55 @@ async def test_an_answer_that_nobody_reads_is_given_up_for_the_others(house, mon
         await client.send("inference", request_id="q", model="m", inputs="hi")
         task = await worker.receive("execute")
         async with asyncio.timeout(60):
+            # Its worker need not go on either.
+            assert (await worker.receive("abort", seconds=60))["request_id"] == label
             await worker.send("result", request_id=task["request_id"], result="not in its way")
             assert (await client.receive("inference_result", seconds=60))["result"] == "not in its way"
         pouring.cancel()
         await asyncio.gather(pouring, return_exceptions=True)
         stuck.ws._response.connection.transport.abort()
     assert house.manager.get_backend("w1").metrics.failed_requests == 0
+
+
+async def test_one_that_reads_a_little_holds_nobody_up_for_long(monkeypatch):
+    monkeypatch.setattr(inboxes, "MOST_MESSAGES", 256)
+    stopped = []
+
+    async def stop(request_id):
+        stopped.append(request_id)
+
+    boxes = inboxes.Inboxes(stop)
+    slow, fast = boxes.open("slow"), boxes.open("fast")
+
+    async def crawl():
+        while True:
+            await asyncio.sleep(0.2)
+            await slow.get()
+
+    crawling = asyncio.create_task(crawl())
+    async with asyncio.timeout(10):
+        for number in range(1000):
+            await boxes.put("slow", ("chunk", {"n": number}), 10)
+            assert await boxes.put("fast", ("chunk", {"n": number}), 10)
+            assert (await fast.get())[1] == {"n": number}
+    await until(lambda: stopped == ["slow"])
+    assert boxes.ended("slow")
+    assert not await boxes.put("slow", ("chunk", {}), 10)
+    crawling.cancel()
+    await asyncio.gather(crawling, return_exceptions=True)
+
+
+async def test_a_socket_that_closes_while_it_registers_leaves_no_heartbeat(house):
+    async def send(name, /, **fields):
+        del name, fields
+
+    seat = WorkerSeat(house.manager, send, lambda: None, lambda *_: None, lambda: None, 10.0)
+    registering = asyncio.create_task(seat.register({"backend": BACKEND}, {}))
+    while house.manager.get_backend("w1") is None:
+        await asyncio.sleep(0)
+    await seat.leave(1006)
+    await registering
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "uia-worker-heartbeat"]
 
 
 async def test_the_manager_that_ends_leaves_nothing_of_a_worker(house):

@@ -7,6 +7,7 @@ import pytest
 from uia_lab.doors import websocket
 from uia_lab.doors.feeds import Feeds
 from uia_lab.doors.updates import Updates
+from uia_lab.manager.topics import Topics
 
 TOKEN = "uia-test-key-of-read"
 
@@ -188,3 +189,35 @@ async def test_one_sample_and_one_encoding_for_all_and_a_snapshot_for_each():
     assert ended[:-1] == [None] * 39
     await ended[-1]
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-update")]
+
+
+async def test_a_state_that_was_there_before_is_news_to_those_who_came_in_between():
+    state = {"depth": 0}
+    topics = Topics(lambda _: dict(state))
+    feeds, old, new = Feeds(topics.subscribe), [], []
+    hears_old, hears_new = (lambda _, raw: old.append(raw)), (lambda _, raw: new.append(raw))
+
+    async def until(condition):
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0)
+
+    feeds.join("queue", hears_old)
+    await until(lambda: old)
+    topics.changed()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    # It has just published, and pauses: the state changes, somebody comes, and it changes back.
+    state["depth"] = 1
+    topics.changed()
+    feeds.join("queue", hears_new)
+    await until(lambda: new)
+    assert new[0] == b'{"depth":1}'
+    state["depth"] = 0
+    topics.changed()
+    await until(lambda: new[-1] == b'{"depth":0}')
+    assert old[-1] == b'{"depth":0}'
+    for listener in (hears_old, hears_new):
+        if (ended := feeds.leave("queue", listener)) is not None:
+            await ended
+    await topics.end()

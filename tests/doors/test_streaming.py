@@ -1,6 +1,11 @@
 import asyncio
 import json
 import resource
+import socket
+
+from tornado.iostream import IOStream
+
+from uia_lab.doors.outflow import taken
 
 
 async def test_headers_role_text_end(house):
@@ -115,3 +120,32 @@ async def test_many_at_once_stay_apart(house):
     for number, text in await asyncio.gather(*(one(number) for number in range(20))):
         assert text.count(f"n{number} ") == 20
     await house.until_idle()
+
+
+async def test_whoever_reads_slowly_is_waited_for_and_whoever_stops_is_not():
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    for end, option in ((here, socket.SO_SNDBUF), (there, socket.SO_RCVBUF)):
+        end.setsockopt(socket.SOL_SOCKET, option, 8192)
+    stream, loop = IOStream(here), asyncio.get_running_loop()
+    stream.set_close_callback(lambda: None)
+    size, got = 1 << 20, 0
+
+    async def read():
+        nonlocal got
+        while got < size:
+            got += len(await loop.sock_recv(there, 8192))
+            await asyncio.sleep(0.01)
+
+    began = loop.time()
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(60):
+        assert await taken(stream.write(b"x" * size), stream, 0.5)
+        assert loop.time() - began > 0.5, "slower than the time in which something has to be taken"
+        await reading
+        stopped = stream.write(b"x" * size)
+        assert not await taken(stopped, stream, 0.5)
+    assert not stopped.done(), "the stream is the caller's to close"
+    stopped.add_done_callback(lambda done: done.exception())
+    stream.close()
+    there.close()

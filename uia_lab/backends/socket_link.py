@@ -26,6 +26,7 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 MOST_BYTES = 64 * 1024 * 1024
 """Of one message that comes in."""
+LONGEST_WORDS = 2000
 _SOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 
 
@@ -84,6 +85,7 @@ class SocketLink:
         self.endpoint = self._policy.check(endpoint)
         self.address = socket_address(self.endpoint, client_id)
         self._key = key
+        self._sent_key: Secret | None = None
         self._opened = opened
         self._receive = receive
         self._lost = lost
@@ -160,13 +162,23 @@ class SocketLink:
             return BackendFailed(f"the connection to {self.endpoint} was closed")
         return open_to_others(type(trouble)(trouble.message))
 
+    def cleaned(self, text: str) -> str:
+        """Words of the server for people and logs: without the key it was sent, and on one line.
+
+        Args:
+            text: What it says of itself, or of an error.
+        """
+        key = self._sent_key.reveal() if self._sent_key is not None else ""
+        said = text.replace(key, "<key>") if key else text
+        return "".join(sign if sign.isprintable() else " " for sign in said[:LONGEST_WORDS])
+
     async def _connection(self, session: "aiohttp.ClientSession") -> None:
         """One connection from its beginning to its end."""
         import aiohttp
 
         self.close_code = self.refused = None
         # Looked up for each connection: whoever changes a key expects it to count.
-        key = await asyncio.to_thread(self._key)
+        key = self._sent_key = await asyncio.to_thread(self._key)
         headers = {} if key is None else {"Authorization": f"Bearer {key.reveal()}"}
         async with asyncio.timeout(CONNECT_S):
             socket = await session.ws_connect(

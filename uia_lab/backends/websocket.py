@@ -10,13 +10,18 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.inboxes import Inboxes
 from uia_lab.backends.socket_link import SocketLink
+from uia_lab.backends.socket_report import SocketReport, report_of
 from uia_lab.dialects.websocket_answers import AnswerReader, error_of
 from uia_lab.dialects.websocket_requests import fields_of
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed, InferenceError
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.domain.tasks import TASKS, TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+
+_ANSWERS = frozenset({"chunk", "complete", "result"})
+_STATUS = "status"
+"""What our question for the server's status is called; no request has that id."""
 
 
 class Shape(Protocol):
@@ -108,12 +113,11 @@ class WebSocketBackend:
             policy=policy,
         )
         self.endpoint = self._link.endpoint
-        self._inboxes = Inboxes()
+        self._inboxes = Inboxes(self._stop_there)
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._asking = asyncio.Lock()
-        self._report: asyncio.Future[Mapping[str, Any]] | None = None
 
     def __repr__(self) -> str:
         return f"<WebSocketBackend {self.endpoint}>"
@@ -157,19 +161,17 @@ class WebSocketBackend:
             report = await self._status()
         except InferenceError as error:
             return Probe(BackendStatus.HEALTHY, f"connected; its status cannot be read: {error.message}")
-        found = [item for item in report.get("backends") or () if item.get("routable")]
-        if not found:
+        if not report.serves:
             return Probe(BackendStatus.UNHEALTHY, "connected, but no backend there can serve")
-        models = self._models or frozenset(str(model) for item in found for model in item.get("models") or ())
-        tasks = self._tasks or TASKS.intersection(task for item in found for task in item.get("tasks") or ())
+        models = self._models or report.models
         capabilities = BackendCapabilities(
-            supported_tasks=tasks,
+            supported_tasks=self._tasks or report.tasks,
             supported_models=models,
             supports_streaming=True,
             protocols={"websocket"},
         )
-        reason = f"connected to {report.get('instance_id')}"
-        return Probe(BackendStatus.HEALTHY, reason, models, capabilities, load=report.get("in_flight"))
+        reason = f"connected to {self._link.cleaned(report.instance_id) or 'a server without a name'}"
+        return Probe(BackendStatus.HEALTHY, reason, models, capabilities, load=report.load)
 
     async def infer(self, request: InferenceRequest) -> AsyncIterator[Event]:
         """The server's answer."""
@@ -194,22 +196,27 @@ class WebSocketBackend:
                     if isinstance(event, Finished):
                         return
         finally:
-            self._inboxes.close(request_id)
-            if not answered and self._link.trouble is None:
-                await self._send(self._shape.stop(request_id))
+            self._inboxes.close(request_id, answered=answered)
+
+    async def _stop_there(self, request_id: str) -> None:
+        await self._send(self._shape.stop(request_id))
 
     async def _send(self, message: Mapping[str, Any]) -> None:
         fields = dict(message)
         await self._link.send(str(fields.pop("type")), **fields)
 
-    async def _status(self) -> Mapping[str, Any]:
+    async def _status(self) -> SocketReport:
         async with self._asking:
-            self._report = asyncio.get_running_loop().create_future()
+            # An inbox like the others: a full one beside it must not keep the report from coming.
+            inbox = self._inboxes.open(_STATUS)
             try:
-                await self._link.send("status", details="full", request_id="status")
-                return await self._report
+                await self._link.send("status", details="full", request_id=_STATUS)
+                name, message = await inbox.get()
             finally:
-                self._report = None
+                self._inboxes.close(_STATUS, answered=True)
+            if name != "status":
+                raise error_of(message)
+            return report_of(message)
 
     async def _opened(self, greeting: Mapping[str, Any]) -> None:
         if greeting.get("instance_id") == self._instance_id:
@@ -217,22 +224,20 @@ class WebSocketBackend:
         self._tried.set()
 
     async def _receive(self, message: dict[str, Any], size: int) -> None:
-        report = self._report
-        if report is not None and not report.done():
-            if message.get("type") == "status":
-                report.set_result(message.get("backend_status") or {})
-                return
-            if message.get("type") == "error" and message.get("request_id") == "status":
-                report.set_exception(error_of(message))
-                return
+        if message.get("type") == "status":
+            await self._inboxes.put(_STATUS, ("status", message), size)
+            return
         part = self._shape.read(message)
         if part is not None:
             request_id, name, body = part
+            if name not in _ANSWERS:
+                # Now, while the key is the one that this connection was opened with.
+                body = {
+                    field: self._link.cleaned(value) if isinstance(value, str) else value
+                    for field, value in body.items()
+                }
             await self._inboxes.put(request_id, (name, body), size)
 
     def _lost(self, error: InferenceError) -> None:
-        broken = BackendFailed(error.message)
-        self._inboxes.fail(broken)
-        if self._report is not None and not self._report.done():
-            self._report.set_exception(broken)
+        self._inboxes.fail(BackendFailed(error.message))
         self._tried.set()

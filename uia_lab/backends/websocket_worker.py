@@ -45,7 +45,7 @@ class WebSocketWorker:
         )
         self._taken_out = taken_out
         self._send = send
-        self._inboxes = Inboxes()
+        self._inboxes = Inboxes(self._abort)
         self._numbers = itertools.count(1)
         self._gone: str | None = None
         self._forget: asyncio.TimerHandle | None = None
@@ -90,9 +90,7 @@ class WebSocketWorker:
                     if isinstance(event, Finished):
                         return
         finally:
-            self._inboxes.close(request_id)
-            if not answered and self._gone is None:
-                await self._send("abort", request_id=request_id)
+            self._inboxes.close(request_id, answered=answered)
 
     async def answer(self, name: str, request_id: str, body: Mapping[str, Any], size: int) -> bool:
         """Takes in a message of the worker; False when it is for no request of its own.
@@ -110,6 +108,9 @@ class WebSocketWorker:
         if self._gone is None:
             self._gone = reason
             self._inboxes.fail(BackendFailed(reason))
+
+    async def _abort(self, request_id: str) -> None:
+        await self._send("abort", request_id=request_id)
 
     def forget_after(self, seconds: float, forget: Callable[[], None]) -> None:
         """Calls back when it has not come back for so long; being stopped calls that off."""

@@ -7,18 +7,17 @@ from typing import Any
 import msgspec
 
 from uia_lab.dialects.fields import Fields
-from uia_lab.dialects.hints import MAX_PRIORITY, MAX_TIMEOUT_S, MAX_VIA, routing_hints
+from uia_lab.dialects.hints import MAX_PRIORITY, MAX_TIMEOUT_S, instance_ids, routing_hints
 from uia_lab.dialects.hints import NAMES as SHORT_NAMES
 from uia_lab.dialects.json_body import kind
-from uia_lab.dialects.openai_call import sampling
 from uia_lab.dialects.openai_chat import ROLES
+from uia_lab.dialects.websocket_parameters import parameters_of
 from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION, canonical_task
 
 MAX_ID = 256
-MAX_TOKENS = 10_000_000
 LEAVING = 4000
 """Code of a close by which a worker says that it does not come back."""
 REPLACED = 4001
@@ -62,22 +61,17 @@ def request_of(body: Mapping[str, Any], request_id: str, principal: str) -> Infe
     """
     fields = Fields(body)
     task = fields.text("task", 128) or TEXT_GENERATION
-    parameters = fields.mapping("parameters") or {}
-    numbers = Fields(parameters, "parameters.")
-    known = sampling(numbers)
-    for name in ("max_tokens", "max_completion_tokens", "max_length"):
-        if (value := numbers.whole(name, 1, MAX_TOKENS)) is not None:
-            known[name] = value
     if body.get("inputs") is None:
         raise BadRequest("inputs is missing", param="inputs")
     routing, via = _routing(fields.mapping("routing") or {})
-    inputs, messages = _said(canonical_task(task), body["inputs"])
+    task = canonical_task(task)
+    inputs, messages = _said(task, body["inputs"])
     return InferenceRequest(
         task,
         fields.text("model", 512),
         inputs,
         messages,
-        {**parameters, **known},
+        parameters_of(task, fields.mapping("parameters") or {}, inputs),
         stream=fields.flag("stream"),
         principal=principal,
         via=via,
@@ -180,6 +174,11 @@ def _said(task: str, inputs: Any) -> tuple[Any, list[dict[str, Any]] | None]:
                 "a string or a list of parts",
                 param=f"inputs[{index}]",
             )
+        parts = message["content"] if isinstance(message.get("content"), list) else []
+        if not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts):
+            param = f"inputs[{index}].content"
+            raise BadRequest(f"the parts of {param} must be objects with a type", param=param)
+        Fields(message, f"inputs[{index}].").objects("tool_calls")
     return None, inputs
 
 
@@ -194,9 +193,7 @@ def _routing(values: dict[str, Any]) -> tuple[RoutingHints, tuple[str, ...]]:
     fields = Fields(values, "routing.")
     short = routing_hints({}, {name: values[name] for name in SHORT_NAMES if name in values})
     preferred = fields.strings("preferred_types") or []
-    via = fields.strings("via") or []
-    if len(via) > MAX_VIA or any(len(item) > 128 for item in via):
-        raise BadRequest(f"routing.via must be at most {MAX_VIA} short ids", param="routing.via")
+    via = instance_ids(fields.strings("via") or [], "routing.via")
     hints = RoutingHints(
         preferred_types=short.preferred_types
         or tuple(member(BackendType, item, "routing.preferred_types") for item in preferred[:16]),
@@ -209,4 +206,4 @@ def _routing(values: dict[str, Any]) -> tuple[RoutingHints, tuple[str, ...]]:
         hedge_after_s=fields.number("hedge_after_s", 0, MAX_TIMEOUT_S),
         resume=values.get("resume") is None or fields.flag("resume"),
     )
-    return hints, tuple(via)
+    return hints, via

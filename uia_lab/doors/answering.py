@@ -17,6 +17,7 @@ from uia_lab.domain.errors import InferenceError, NoBackendAvailable
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.doors.base import Door, Fault, log
+from uia_lab.doors.outflow import taken
 from uia_lab.doors.waiting import Waiting
 
 TOUCH_S = 5.0
@@ -192,16 +193,17 @@ class AnsweringDoor(Door):
         self._note()
         self.write(piece)
         sent = self.flush()
-        if not sent.done():
-            try:
-                async with asyncio.timeout(self.timings.stalled_s):
-                    await sent
-            except TimeoutError:
-                log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
-                self._drop()
-        else:
+        if sent.done():
             await sent
             await self._give_way()
+            return
+        # The error of one that nobody waits for any more is no news either.
+        sent.add_done_callback(lambda done: done.cancelled() or done.exception())
+        stream = getattr(self.request.connection, "stream", None)
+        if not await taken(sent, stream, self.timings.stalled_s):
+            log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
+            self._drop()
+        await sent
 
     async def _give_way(self) -> None:
         """Lets others run now and then, since a backend that never waits would keep the loop to itself."""

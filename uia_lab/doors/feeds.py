@@ -49,6 +49,7 @@ class _Feed:
         self._subscribe = subscribe
         self._listeners: set[Listener] = set()
         self._newcomers: set[Listener] = set()
+        self._latest = b""
         self._greeting: asyncio.Task[None] | None = None
         self._reading = self._begin(self._read)
 
@@ -73,13 +74,12 @@ class _Feed:
         return asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
-        latest = b""
         async with aclosing(self._subscribe(self._topic)) as states:  # type: ignore[type-var]
             async for state in states:
                 raw = encode(state)
-                if raw == latest and not self._newcomers:
+                if raw == self._latest and not self._newcomers:
                     continue
-                latest = raw
+                self._latest = raw
                 self._newcomers.clear()
                 for number, listener in enumerate(tuple(self._listeners), 1):
                     if listener in self._listeners:
@@ -99,6 +99,9 @@ class _Feed:
                 newcomers, self._newcomers = self._newcomers, set()
                 for listener in newcomers:
                     listener(self._topic, raw)
+                if raw != self._latest:
+                    # Should the state go back to the one before, that is news to those who came in between.
+                    self._latest = b""
 
     def _begin(self, work: Callable[[], Any]) -> "asyncio.Task[None]":
         task: asyncio.Task[None] = asyncio.create_task(work(), name=f"uia-update-{self._topic}")

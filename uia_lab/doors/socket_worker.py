@@ -91,7 +91,8 @@ class WorkerSeat:
         )
         self._worker = worker
         await self._manager.probe(wanted.id)
-        if self._beat is None:
+        # The connection may have closed while the worker was looked at.
+        if self._beat is None and self._worker is worker:
             self._beat = asyncio.create_task(self._watch(), name="uia-worker-heartbeat")
         await self._send("registered", backend_id=wanted.id)
 

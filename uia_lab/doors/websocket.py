@@ -1,6 +1,7 @@
 """``/ws/{client_id}``: inference, live topics and workers over a WebSocket."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ from uia_lab.domain.errors import (
 )
 from uia_lab.doors.base import MAX_BODY, Door, log
 from uia_lab.doors.feeds import Feeds
+from uia_lab.doors.outflow import taken
 from uia_lab.doors.socket_inference import SocketInference
 from uia_lab.doors.socket_worker import WorkerSeat
 from uia_lab.doors.updates import Updates
@@ -62,6 +64,8 @@ class SocketDoor(Door, WebSocketHandler):
     _seat: WorkerSeat | None = None
     _client_id = ""
     _touched = 0.0
+    _sent: "asyncio.Future[None] | None" = None
+    _hung_up = False
 
     @property
     def max_message_size(self) -> int:
@@ -121,6 +125,9 @@ class SocketDoor(Door, WebSocketHandler):
 
     async def on_message(self, message: str | bytes) -> None:
         """Answers one message; the next one is read when this is done, so a flood holds itself back."""
+        if self._hung_up:
+            # Whoever has lost the right to be here has lost it at once, whether or not the close is answered.
+            return
         request_id = None
         try:
             if self._seat is not None:
@@ -214,25 +221,25 @@ class SocketDoor(Door, WebSocketHandler):
     async def _write(self, message: bytes) -> None:
         """One message at a time, so that what waits for a slow client waits where it was made.
 
-        A client that does not read for ``stalled_s`` seconds is dropped.
+        A client that takes nothing for ``stalled_s`` seconds is dropped.
         """
         async with self._turn:
-            stream = getattr(self.ws_connection, "stream", None)
-            try:
-                sent = self.write_message(message)
-            except WebSocketClosedError:
-                return
-            if stream is not None and not stream.writing() and not stream.closed():
-                # All of it is with the kernel.
-                return
-            try:
-                async with asyncio.timeout(self.timings.stalled_s):
-                    await sent
-            except TimeoutError:
-                log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
-                self._cut()
-            except WebSocketClosedError:
-                return
+            # A sender that has left meanwhile may have left most of its message behind.
+            await self._taken()
+            with contextlib.suppress(WebSocketClosedError):
+                self._sent = self.write_message(message)
+                self._sent.add_done_callback(_looked_at)
+                await self._taken()
+
+    async def _taken(self) -> None:
+        """Waits until the client has taken all that was written."""
+        stream = getattr(self.ws_connection, "stream", None)
+        if self._sent is None or stream is None or not stream.writing():
+            # All of it is with the kernel, or the connection is closed.
+            return
+        if not await taken(self._sent, stream, self.timings.stalled_s):
+            log.info("%s: the client has not read for %g s", self.request_id, self.timings.stalled_s)
+            self._cut()
 
     async def _error(self, message: str, code: str, request_id: str | None, **more: Any) -> None:
         fields = {} if request_id is None else {"request_id": request_id[:MAX_ID]}
@@ -255,6 +262,7 @@ class SocketDoor(Door, WebSocketHandler):
 
     def hang_up(self) -> None:
         """Says why, and closes; a client that does not answer is cut off."""
+        self._hung_up = True
         if self.open_doors.closing:
             self.close(1001, "the server is stopping")
         else:
@@ -305,6 +313,12 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         "fail": Message(SocketDoor.work, ADMIN),
     }
 )
+
+
+def _looked_at(sent: "asyncio.Future[None]") -> None:
+    """A write whose client is gone is no error, whether or not somebody waits for it."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 def _topics(body: dict[str, Any]) -> list[str]:
