@@ -13,6 +13,7 @@ from uia_lab.access.secrets import Secret
 from uia_lab.dialects.json_body import decode_object, encode
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.errors import BackendFailed, BadRequest, InferenceError, NotAllowed, Unauthenticated
+from uia_lab.domain.texts import one_line
 
 if TYPE_CHECKING:
     import aiohttp
@@ -170,7 +171,7 @@ class SocketLink:
         """
         key = self._sent_key.reveal() if self._sent_key is not None else ""
         said = text.replace(key, "<key>") if key else text
-        return "".join(sign if sign.isprintable() else " " for sign in said[:LONGEST_WORDS])
+        return one_line(said[:LONGEST_WORDS])
 
     async def _connection(self, session: "aiohttp.ClientSession") -> None:
         """One connection from its beginning to its end."""
