@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 
-from tests.server_extension.test_extension import finish, launch, listening, start_kernel, with_token
+from tests.server_extension.jupyter_process import finish, launch, listening, start_kernel, with_token
 from tests.upstreams.scripted_api import ScriptedApi, words
 
 TOKEN_OF_SERVE = "canary-of-the-administrator-0001"

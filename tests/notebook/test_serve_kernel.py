@@ -17,7 +17,7 @@ import openai
 import pytest
 from jupyter_client.manager import KernelManager
 
-from tests.server_extension.test_extension import TOKEN, finish, launch, listening
+from tests.server_extension.jupyter_process import TOKEN, finish, launch, listening
 
 pytestmark = pytest.mark.timeout(240)
 
