@@ -114,9 +114,18 @@ async def test_a_leaked_stop_iteration_is_a_failure_at_once(manager):
 async def test_threads_that_nobody_waits_for_are_still_busy(manager):
     import threading
 
-    release = threading.Event()
-    manager.register_backend("a", "gpu", "A", lambda: release.wait(20), TEXT)
-    given_up = [manager.infer("generation", inputs="x", deadline_s=0.05) for _ in range(32)]
+    release, begun = threading.Event(), threading.Semaphore(0)
+
+    def stuck():
+        begun.release()
+        release.wait(20)
+
+    manager.register_backend("a", "gpu", "A", stuck, TEXT)
+    given_up = [asyncio.create_task(manager.infer("generation", inputs="x")) for _ in range(32)]
+    for _ in given_up:
+        assert await asyncio.to_thread(begun.acquire, timeout=20)
+    for task in given_up:
+        task.cancel()
     await asyncio.gather(*given_up, return_exceptions=True)
     with pytest.raises(QueueFull, match="all 32 threads"):
         await manager.infer("generation", inputs="x", deadline_s=5.0)
