@@ -314,7 +314,8 @@ class ApiDiscovery:
         )
         state.description, state.backend = description, backend
         log.info("found %s at %s (%s)", description.name, description.endpoint, place.source)
-        self._note(place, state, "is looked at", usable=True)
+        # Until then nobody knows its models.
+        self._note(place, state, "is looked at", usable=False)
         with suppress(InferenceError):
             # It may be taken out while it is looked at.
             await self._manager.probe(description.id)
