@@ -62,6 +62,9 @@ async def discover(manager, clock):
         return discovery
 
     yield discover
-    for discovery, factory in made:
+    for discovery, _ in made:
         await discovery.stop()
+    # As the service does it: a look that is still under way would open the connections again.
+    await manager.aclose()
+    for _, factory in made:
         await factory.close()
