@@ -1,0 +1,1 @@
+"""LibP2PInferenceNode: the specification's face of the peer-to-peer network."""
