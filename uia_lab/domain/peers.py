@@ -42,6 +42,7 @@ class TrustedPeer(msgspec.Struct, frozen=True, kw_only=True):
         quota: What it may use here.
         addresses: Where it was last reached, as multiaddrs without ``/p2p/<id>``.
         added_at: When it was trusted, seconds since the epoch.
+        ours: Whether it is a machine of ours: requests go there without naming it, as to one of this machine.
     """
 
     peer_id: str
@@ -49,6 +50,7 @@ class TrustedPeer(msgspec.Struct, frozen=True, kw_only=True):
     quota: Quota = Quota()
     addresses: tuple[str, ...] = ()
     added_at: float = 0.0
+    ours: bool = False
 
 
 class Invite(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +62,7 @@ class Invite(msgspec.Struct, frozen=True, kw_only=True):
         name: What the peer will be called.
         quota: What the peer will be allowed to use.
         expires_at: When it ends, seconds since the epoch.
+        ours: Whether the peer will be a machine of ours.
     """
 
     id: str
@@ -67,6 +70,7 @@ class Invite(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     quota: Quota = Quota()
     expires_at: float
+    ours: bool = False
 
 
 class OfferedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +130,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
         state: How it is.
         reason: Why, in words a person reads.
         trusted: Whether it is on the allow-list.
+        ours: Whether it is a machine of ours, by the allow-list.
         addresses: Where it is, as multiaddrs with ``/p2p/<id>``.
         found_by: Out of ``static bootstrap remembered mdns rendezvous dht inbound invite``.
         instance_id: Instance of the service there, once it said hello.
@@ -144,6 +149,7 @@ class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     state: PeerState = PeerState.FOUND
     reason: str = ""
     trusted: bool = False
+    ours: bool = False
     addresses: tuple[str, ...] = ()
     found_by: frozenset[str] = frozenset()
     instance_id: str = ""
