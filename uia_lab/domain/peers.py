@@ -23,7 +23,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
     """What a peer may use of this node; None does not limit.
 
     Args:
-        models: Names, or patterns such as ``qwen*``, of models it may ask for; None permits all that is lent.
+        models: Names, or patterns such as ``qwen*``, of models it may ask for; None permits all lent ones.
         max_concurrent: Requests at once.
         tokens_per_minute: Tokens of prompts and answers in any 60 seconds.
     """

@@ -1,6 +1,6 @@
 """What a node is told: who may come in, where it listens, where it looks for peers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from uia_lab.domain.errors import BadRequest
@@ -40,7 +40,7 @@ class P2PConfig:
     enable_mdns: bool = True
     enable_dht: bool = True
     discovery_interval: float = 60.0
-    open_quota: Quota = Quota(max_concurrent=1, tokens_per_minute=2_000)
+    open_quota: Quota = field(default_factory=lambda: Quota(max_concurrent=1, tokens_per_minute=2_000))
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -51,6 +51,6 @@ class P2PConfig:
             raise BadRequest("listen needs at least one multiaddr of TCP", param="listen")
         if not 0 < self.discovery_interval < 86_400:
             raise BadRequest(
-                f"discovery_interval must be seconds above 0 and within a day, not {self.discovery_interval!r}",
+                f"discovery_interval must be seconds within a day, not {self.discovery_interval!r}",
                 param="discovery_interval",
             )
