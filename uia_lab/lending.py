@@ -1,6 +1,6 @@
 """What this machine lends to its peers, and how it answers them."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -9,7 +9,7 @@ import msgspec
 
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.domain.backends import BackendStatus
-from uia_lab.domain.errors import BadRequest, ModelNotFound, NoBackendAvailable, suggestion
+from uia_lab.domain.errors import BadRequest, ModelNotFound, suggestion
 from uia_lab.domain.events import Event, Finished, Started
 from uia_lab.domain.peers import Load, Offer, OfferedModel
 from uia_lab.domain.requests import InferenceRequest, RoutingHints, new_request_id
@@ -76,17 +76,16 @@ class Lending:
 
         Raises:
             ModelNotFound: The model is not lent.
-            BadRequest: Not for that task.
+            BadRequest: It names no model, or one that is not lent for that task.
             InferenceError: How the request failed.
         """
         lent = self._lent()
-        model = _chosen(lent.offer, request)
+        _require_lent(lent.offer, request)
         hints = request.routing
         request = replace(
             request,
             # Ids of peers must not get into the way of each other's, or of ours.
             id=new_request_id(),
-            model=model,
             wire=None,
             routing=RoutingHints(priority=PRIORITY, deadline_s=hints.deadline_s, resume=hints.resume),
             lent=lent.ids,
@@ -125,7 +124,10 @@ class Lending:
             tasks = frozenset(entry.capabilities.supported_tasks)
             tasks = tasks & self._tasks if self._tasks else tasks
             for name in sorted(entry.models) if tasks else ():
-                if self._shares(name) and (name in models or len(models) < MOST_MODELS):
+                # A pattern says what an upstream may have; only what it has can be asked for.
+                if "*" in name or not self._shares(name):
+                    continue
+                if name in models or len(models) < MOST_MODELS:
                     models[name] = _merged(models.get(name), _offered(entry, name, tasks))
         limits = [entry.max_concurrency for entry in entries]
         return Offer(
@@ -140,25 +142,18 @@ class Lending:
         return any(fnmatchcase(model, pattern) for pattern in self._models)
 
 
-def _chosen(offer: Offer, request: InferenceRequest) -> str:
-    """The model of the offer that a request is for: the first of its task where it names none."""
-    doing = [model.name for model in offer.models if request.task in model.tasks]
-    if request.model is None:
-        if not doing:
-            raise NoBackendAvailable(f"nothing that does {request.task} is lent here now")
-        return doing[0]
+def _require_lent(offer: Offer, request: InferenceRequest) -> None:
     names = [model.name for model in offer.models]
-    if not _named(names, request.model):
-        raise ModelNotFound(
-            f"the model {request.model!r} is not lent here.{suggestion(request.model, names)}", param="model"
-        )
-    if not _named(doing, request.model):
-        raise BadRequest(f"the model {request.model!r} is not lent for {request.task}", param="task")
-    return request.model
-
-
-def _named(patterns: Iterable[str], model: str) -> bool:
-    return any(model == item or ("*" in item and fnmatchcase(model, item)) for item in patterns)
+    if request.model is None:
+        raise BadRequest(f"name a model that is lent here: {', '.join(names) or 'none'}", param="model")
+    for model in offer.models:
+        if model.name == request.model:
+            if request.task not in model.tasks:
+                raise BadRequest(f"the model {model.name!r} is not lent for {request.task}", param="task")
+            return
+    raise ModelNotFound(
+        f"the model {request.model!r} is not lent here.{suggestion(request.model, names)}", param="model"
+    )
 
 
 def _offered(entry: Registered, name: str, tasks: frozenset[str]) -> OfferedModel:

@@ -223,9 +223,7 @@ def _plain(inputs: Any) -> Any:
             return {_BYTES: base64.b64encode(inputs).decode()}
         case Audio():
             data = base64.b64encode(inputs.data).decode()
-            return {
-                _AUDIO: {"data": data, "filename": inputs.filename, "content_type": inputs.content_type}
-            }
+            return {_AUDIO: {"data": data, "filename": inputs.filename, "content_type": inputs.content_type}}
     return inputs
 
 
