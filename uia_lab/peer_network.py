@@ -44,6 +44,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: Limit | msgspec.UnsetType | None = msgspec.UNSET
     ours: bool | None = None
 
+    def __post_init__(self) -> None:
+        if self.name is not None and not self.name.isprintable():
+            raise BadRequest("name must be of signs that can be printed", param="name")
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Terms":
         """The terms that a JSON object has among its fields.
