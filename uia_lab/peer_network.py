@@ -253,7 +253,7 @@ class PeerNetwork:
             NotAllowed: It was used or withdrawn, or is over.
             BackendFailed: The peer cannot be reached.
         """
-        info = await self.require().accept_invite(link, None if lend else NOTHING, ours=ours)
+        info = await self.require().accept_invite(link, quota=None if lend else NOTHING, ours=ours)
         return self._told(info)
 
     def _told(self, info: PeerInfo) -> dict[str, Any]:

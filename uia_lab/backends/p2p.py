@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
-from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.errors import InferenceError, ModelNotFound, NotAllowed
 from uia_lab.domain.events import Event
 from uia_lab.domain.peers import Offer, OfferedModel, PeerInfo
 from uia_lab.domain.requests import InferenceRequest
@@ -87,6 +87,9 @@ class P2PBackend:
             async with aclosing(answer):  # type: ignore[type-var]
                 async for event in answer:
                     yield event
+        except NotAllowed as error:
+            # A model that is not lent to us says nothing of the peer's others.
+            raise open_to_others(ModelNotFound(error.message, param=error.param)) from None
         except InferenceError as error:
             raise open_to_others(error) from None
 
