@@ -22,6 +22,8 @@ from uia_lab.inference_backend_manager import BackendManager, get_backend_manage
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
+from uia_lab.p2p.node import P2PNode
+from uia_lab.peer_network import PeerNetwork
 from uia_lab.store.request_log import RequestLog
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
@@ -61,6 +63,7 @@ class UnifiedInferenceService:
         apis: What finds APIs; None while it is off.
         kept: What outlives it.
         models: The models of this machine.
+        peers: The network of peers.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class UnifiedInferenceService:
         self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.peers = PeerNetwork(self.config, self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -120,9 +124,9 @@ class UnifiedInferenceService:
         """The HTTP server, or None where none listens (switched off, or inside Jupyter)."""
         return self._server
 
-    def get_p2p_node(self) -> None:
-        """The libp2p node; None, since this version has none."""
-        return
+    def get_p2p_node(self) -> P2PNode | None:
+        """The libp2p node, or None where it is off or could not start."""
+        return self.peers.node
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -158,12 +162,12 @@ class UnifiedInferenceService:
         self._parts["websocket"] = (
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
-        self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
         self._missing("cli_backends", config.enable_cli_backends, config.cli_backends)
         if listen:
             await self._part("http_server", config.enable_hf_server, self._listen)
         # After the store, whose backends come first, and the server, whose own port is not looked at.
         await self._part("api_backends", config.enable_api_backends, self._discover_apis)
+        await self._part("libp2p", config.enable_libp2p and config.p2p_mode != "off", self._join_peers)
         self._ready = True
 
     async def stop(self) -> None:
@@ -175,6 +179,7 @@ class UnifiedInferenceService:
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
+        await self._within(self.peers.stop(), "the network of peers")
         await self._within(self._manager.aclose(), "the manager")
         await self._within(self.models.close(), "the local models")
         await self._within(self.backends.close(), "the connections to backends")
@@ -218,6 +223,12 @@ class UnifiedInferenceService:
         self.apis.start()
         ports = ", ".join(map(str, config.discovery_ports)) or "none"
         return f"looks at keys and addresses in the environment and at ports of this machine ({ports})"
+
+    async def _join_peers(self) -> str:
+        store = self.kept.store
+        return await self.peers.start(
+            None if store is None else store.peers, lasting=store is not None and store.lasting
+        )
 
     def _own_ports(self) -> set[int]:
         port = urlsplit(self._server.url).port if self._server is not None else None

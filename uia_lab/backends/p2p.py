@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
@@ -79,6 +80,8 @@ class P2PBackend:
         Raises:
             InferenceError: As the peer gave it. What it refuses us, others may do all the same.
         """
+        if request.model is None and (model := self._default(request.task)) is not None:
+            request = replace(request, model=model)
         answer = self._node.request(self.peer_id, request)
         try:
             async with aclosing(answer):  # type: ignore[type-var]
@@ -86,6 +89,12 @@ class P2PBackend:
                     yield event
         except InferenceError as error:
             raise open_to_others(error) from None
+
+    def _default(self, task: str) -> str | None:
+        """The first model that the peer lends for a task, since a peer has to be asked for one by name."""
+        info = self._node.peer(self.peer_id)
+        models = info.offer.models if info is not None and info.offer is not None else ()
+        return next((model.name for model in models if task in model.tasks), None)
 
 
 def capabilities_of(info: PeerInfo | None) -> BackendCapabilities:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.peers import Invite, Quota, TrustedPeer
 from uia_lab.store.database import Database
 from uia_lab.store.schema import transaction
@@ -73,7 +72,6 @@ class PeerStore:
         """Keeps an open invite.
 
         Raises:
-            BadRequest: There is one of its id or secret.
             StoreError: It could not be written.
         """
         values = (
@@ -84,10 +82,7 @@ class PeerStore:
             invite.ours,
             _json(invite.quota),
         )
-        try:
-            await self._write(f"INSERT INTO invites ({_INVITE}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
-        except sqlite3.IntegrityError:
-            raise BadRequest(f"there is an invite {invite.id!r} already", param="id") from None
+        await self._write(f"INSERT INTO invites ({_INVITE}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
     async def remove_invite(self, invite_id: str) -> bool:
         """Forgets an invite, used or withdrawn; False if there was none.

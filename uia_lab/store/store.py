@@ -36,6 +36,11 @@ class Store:
         """Where it is, in words."""
         return "in memory" if self._database.in_memory else self._database.path
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it outlives the process."""
+        return not self._database.in_memory
+
     @classmethod
     async def open(cls, path: str | Path, retention_days: float = 30.0, max_rows: int = 1_000_000) -> "Store":
         """Opens a file, or ``:memory:``; made or brought up to date where needed.
