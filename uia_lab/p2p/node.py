@@ -250,14 +250,14 @@ class P2PNode:
         return await self._trust.withdraw(invite_id)
 
     async def accept_invite(
-        self, text: str, name: str | None = None, quota: Quota | None = None, ours: bool | None = None
+        self, text: str, quota: Quota | None = None, *, name: str | None = None, ours: bool | None = None
     ) -> PeerInfo:
         """Trusts the peer that wrote a link, connects to it and uses the invitation.
 
         Args:
             text: The link.
-            name: What the peer is called here.
-            quota: What it may use here.
+            quota: What the peer may use here; the usual quota when None.
+            name: What it is called here.
             ours: Whether it is a machine of ours.
 
         Raises:
@@ -317,16 +317,23 @@ class P2PNode:
         await self._known_ids()
         peer_id = self._checked(peer_id)
         peer = await self._trust.add(peer_id, name, quota, addresses, ours)
-        if self.running:
-            hub, thread = self._parts()
-
-            async def consider() -> None:
-                hub.table.found(peer_id, "remembered", peer.addresses)
-                hub.dialer.consider(peer_id)
-
-            await thread.call(consider)
-        self._changes.publish(peer_id)
+        await self._consider(peer)
         return peer
+
+    async def reload_trust(self) -> None:
+        """Takes in what others have changed in the trust store, as if it had been changed here.
+
+        Raises:
+            StoreError: It could not be read; nothing has changed then.
+        """
+        before = self._trust.peers
+        await self._trust.load()
+        after = self._trust.peers
+        for peer_id in before.keys() - after.keys():
+            await self._end_trust(peer_id)
+        for peer_id, peer in after.items():
+            if before.get(peer_id) != peer:
+                await self._consider(peer)
 
     async def revoke(self, peer_id: str) -> bool:
         """Takes a peer off the allow-list, ends its requests and closes the connection.
@@ -335,13 +342,29 @@ class P2PNode:
             False if it was not on it.
         """
         was = await self._trust.remove(peer_id)
-        if self._config.mode != "open" and self._serving is not None:
+        await self._end_trust(peer_id)
+        return was
+
+    async def _consider(self, peer: TrustedPeer) -> None:
+        """A peer is trusted, or something about it has changed."""
+        if self.running:
+            hub, thread = self._parts()
+
+            async def consider() -> None:
+                hub.table.found(peer.peer_id, "remembered", peer.addresses)
+                hub.dialer.consider(peer.peer_id)
+
+            await thread.call(consider)
+        self._changes.publish(peer.peer_id)
+
+    async def _end_trust(self, peer_id: str) -> None:
+        """A peer is trusted no longer: what it has under way here ends, and so does the connection."""
+        if self._serving is not None:
             self._serving.cancel_peer(peer_id)
-        if was and self.running:
+        if self.running:
             hub, thread = self._parts()
             await thread.call(hub.disconnect, peer_id, "it is not trusted any more")
         self._changes.publish(peer_id)
-        return was
 
     def peer_changed(self, peer_id: str, info: PeerInfo | None) -> None:
         """For the thread: a peer has changed, or is forgotten."""

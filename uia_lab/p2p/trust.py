@@ -105,9 +105,10 @@ class Trust:
 
     async def load(self) -> None:
         """Reads what is kept."""
-        peers, invites = await self._store.load()
-        self._peers = {peer.peer_id: peer for peer in peers}
-        self._invites = {invite.id: invite for invite in invites}
+        async with self._changing:
+            peers, invites = await self._store.load()
+            self._peers = {peer.peer_id: peer for peer in peers}
+            self._invites = {invite.id: invite for invite in invites}
 
     async def add(
         self,
