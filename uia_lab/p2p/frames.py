@@ -87,7 +87,7 @@ class Splitter(Generic[T]):
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-            raise FrameError(f"a frame that cannot be read: {str(error):.200}") from None
+            raise FrameError(f"a frame that cannot be read: {error!s:.200}") from None
 
     def _put(self, part: Part) -> T | None:
         pieces = self._parts.setdefault(part.id, [])

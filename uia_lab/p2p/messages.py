@@ -30,7 +30,7 @@ class SignedRecord(msgspec.Struct, frozen=True, kw_only=True):
     signature: bytes
 
 
-class Hello(Frame, tag="hello"):
+class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
     """Who somebody is; the first frame of a connection in both directions.
 
     Args:
@@ -52,14 +52,14 @@ class Hello(Frame, tag="hello"):
     invite: str | None = None
 
 
-class Refused(Frame, tag="refused"):
+class Refused(Frame, frozen=True, kw_only=True, tag="refused"):
     """The other side is not let in."""
 
     code: str
     message: str
 
 
-class Ping(Frame, tag="ping"):
+class Ping(Frame, frozen=True, kw_only=True, tag="ping"):
     """Asks for a sign of life; ``record`` comes when it has changed."""
 
     n: int
@@ -67,7 +67,7 @@ class Ping(Frame, tag="ping"):
     record: SignedRecord | None = None
 
 
-class Pong(Frame, tag="pong"):
+class Pong(Frame, frozen=True, kw_only=True, tag="pong"):
     """Answers a ping of that number."""
 
     n: int
@@ -83,7 +83,7 @@ class ResumedFrom(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
 
 
-class Request(Frame, tag="request"):
+class Request(Frame, frozen=True, kw_only=True, tag="request"):
     """Asks for an answer.
 
     Args:
@@ -108,13 +108,13 @@ class Request(Frame, tag="request"):
     resumed: ResumedFrom | None = None
 
 
-class Accepted(Frame, tag="accepted"):
+class Accepted(Frame, frozen=True, kw_only=True, tag="accepted"):
     """The request was let in and is worked on."""
 
     id: str
 
 
-class Chunk(Frame, tag="chunk"):
+class Chunk(Frame, frozen=True, kw_only=True, tag="chunk"):
     """A piece of an answer: ``text``, or ``delta`` where it is not plain text.
 
     Args:
@@ -129,7 +129,7 @@ class Chunk(Frame, tag="chunk"):
     logprobs: Any = None
 
 
-class Usage(Frame, tag="usage"):
+class Usage(Frame, frozen=True, kw_only=True, tag="usage"):
     """Token counts, before ``done``."""
 
     id: str
@@ -140,7 +140,7 @@ class Usage(Frame, tag="usage"):
     reasoning_tokens: int = 0
 
 
-class Done(Frame, tag="done"):
+class Done(Frame, frozen=True, kw_only=True, tag="done"):
     """The proper end of an answer; ``chunks`` is how many there were."""
 
     id: str
@@ -150,7 +150,7 @@ class Done(Frame, tag="done"):
     stop_sequence: str | None = None
 
 
-class Failed(Frame, tag="error"):
+class Failed(Frame, frozen=True, kw_only=True, tag="error"):
     """The end of an answer that failed; ``code`` as in :mod:`uia_lab.domain.errors`."""
 
     id: str
@@ -160,20 +160,20 @@ class Failed(Frame, tag="error"):
     retry_after: float | None = None
 
 
-class Cancel(Frame, tag="cancel"):
+class Cancel(Frame, frozen=True, kw_only=True, tag="cancel"):
     """Nobody waits for the answer any more."""
 
     id: str
 
 
-class Ack(Frame, tag="ack"):
+class Ack(Frame, frozen=True, kw_only=True, tag="ack"):
     """Chunks before ``seq`` have been taken; as many more may be sent."""
 
     id: str
     seq: int
 
 
-class Part(Frame, tag="part"):
+class Part(Frame, frozen=True, kw_only=True, tag="part"):
     """A piece of the JSON text of a frame that is larger than a frame may be; the last one has ``last``."""
 
     id: str

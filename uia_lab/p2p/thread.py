@@ -53,7 +53,7 @@ class TrioThread:
         ready: asyncio.Future[None] = self._loop.create_future()
 
         def is_ready() -> None:
-            self.tell(lambda: ready.done() or ready.set_result(None))
+            self.tell(_settle, ready, None, None)
 
         async def body() -> None:
             self._token = trio.lowlevel.current_trio_token()
@@ -76,9 +76,9 @@ class TrioThread:
 
         self._thread = threading.Thread(target=run, name=self._name, daemon=True)
         self._thread.start()
-        ended = asyncio.ensure_future(self._ended.wait())
+        ended: asyncio.Future[Any] = asyncio.ensure_future(self._ended.wait())
         try:
-            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self.stop()
             raise

@@ -105,12 +105,18 @@ class Trust:
 
     async def load(self) -> None:
         """Reads what is kept."""
-        peers, invites = await self._store.load()
-        self._peers = {peer.peer_id: peer for peer in peers}
-        self._invites = {invite.id: invite for invite in invites}
+        async with self._changing:
+            peers, invites = await self._store.load()
+            self._peers = {peer.peer_id: peer for peer in peers}
+            self._invites = {invite.id: invite for invite in invites}
 
     async def add(
-        self, peer_id: str, name: str | None, quota: Quota | None, addresses: tuple[str, ...]
+        self,
+        peer_id: str,
+        name: str | None,
+        quota: Quota | None,
+        addresses: tuple[str, ...],
+        ours: bool | None = None,
     ) -> TrustedPeer:
         """Trusts a peer, or changes what is known of it; None, and no addresses, leave what was."""
         async with self._changing:
@@ -120,6 +126,7 @@ class Trust:
                 name=old.name if name is None else name,
                 quota=old.quota if quota is None else quota,
                 addresses=addresses[:MOST_ADDRESSES] or old.addresses,
+                ours=old.ours if ours is None else ours,
             )
             await self._keep(peer)
             return peer
@@ -142,7 +149,9 @@ class Trust:
             await self._store.remove_peer(peer_id)
             return True
 
-    async def invite(self, name: str, quota: Quota | None, expires_in_s: float) -> tuple[Invite, str]:
+    async def invite(
+        self, name: str, quota: Quota | None, expires_in_s: float, ours: bool = False
+    ) -> tuple[Invite, str]:
         """A new invitation and its secret, which is kept nowhere.
 
         Raises:
@@ -160,6 +169,7 @@ class Trust:
                 name=name,
                 quota=quota or Quota(),
                 expires_at=self._clock() + expires_in_s,
+                ours=ours,
             )
             await self._store.save_invite(invite)
             self._invites = {**self._invites, invite.id: invite}
@@ -195,6 +205,7 @@ class Trust:
                 quota=found.quota,
                 addresses=addresses[:MOST_ADDRESSES],
                 added_at=self._clock(),
+                ours=found.ours,
             )
             await self._keep(peer)
             return peer

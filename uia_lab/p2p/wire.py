@@ -53,8 +53,9 @@ def request_frame(
         window=window,
         session_id=request.routing.session_id,
         deadline_s=request.routing.deadline_s,
-        resumed=resumed
-        and messages.ResumedFrom(text=resumed.text, tokens=resumed.tokens, digest=resumed.digest),
+        resumed=None
+        if resumed is None
+        else messages.ResumedFrom(text=resumed.text, tokens=resumed.tokens, digest=resumed.digest),
     )
 
 
@@ -75,7 +76,7 @@ def request_of(frame: messages.Request, peer_id: str) -> InferenceRequest:
         principal=f"{PEER_PRINCIPAL}{peer_id}",
         via=frame.via,
         routing=RoutingHints(session_id=frame.session_id, deadline_s=frame.deadline_s),
-        resumed=resumed and Resumed(resumed.text, resumed.tokens, resumed.digest),
+        resumed=None if resumed is None else Resumed(resumed.text, resumed.tokens, resumed.digest),
     )
 
 
@@ -197,7 +198,7 @@ class AnswerReader:
 
 def error_from(frame: messages.Failed | messages.Refused) -> InferenceError:
     """A peer's error, as it counts here, where the request may go on at another one."""
-    body = {"code": frame.code, "message": one_line(frame.message[:LONGEST_WORDS])}
+    body: dict[str, Any] = {"code": frame.code, "message": one_line(frame.message[:LONGEST_WORDS])}
     if isinstance(frame, messages.Failed):
         body |= {
             name: value
