@@ -198,7 +198,8 @@ class Peers(Mapping[str, Mapping[str, Any]]):
         del self._peers[peer_id]
 
     def __getitem__(self, peer: str) -> Mapping[str, Any]:
-        return self._peers[self._id_of(peer)]
+        found: Mapping[str, Any] = self._peers[self._id_of(peer)]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._peers)
