@@ -51,7 +51,6 @@ def make_host(seed: bytes) -> BasicHost:
         connection_config=ConnectionConfig(
             max_connections=MOST_CONNECTIONS,
             high_watermark=MOST_CONNECTIONS,
-            # At 0 it never dials peers by itself.
             min_connections=0,
             low_watermark=0,
             max_connections_per_peer=4,
@@ -68,6 +67,8 @@ def make_host(seed: bytes) -> BasicHost:
             enable_graceful_degradation=False,
         ),
     )
+    # Left alone it dials whoever was seen once, strangers and those who are trusted no longer included.
+    swarm.auto_connector.maybe_connect = _dial_nobody
     host = BasicHost(
         swarm,
         disable_identify_address_discovery=True,
@@ -76,6 +77,10 @@ def make_host(seed: bytes) -> BasicHost:
     )
     host.remove_stream_handler(ID_PUSH)
     return host
+
+
+async def _dial_nobody() -> None:
+    """Whom to dial is decided elsewhere."""
 
 
 def quieten() -> None:
