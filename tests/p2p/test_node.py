@@ -389,7 +389,7 @@ async def test_a_thread_that_ends_by_an_error_takes_nothing_else_along(friends, 
     await until(lambda: borrower.peer(lender.peer_id).state is PeerState.OFFLINE)
     with pytest.raises(BackendFailed):
         await read(borrower.request(lender.peer_id, ask()))
-    assert "the p2p node has ended" in caplog.text
+    await until(lambda: "the p2p node has ended" in caplog.text)
     await borrower.start()
     assert borrower.running
 
@@ -406,7 +406,7 @@ from uia_lab.domain.errors import BackendFailed
 from uia_lab.libp2p_inference import LibP2PInferenceNode
 import uia_lab.p2p.node
 assert not {"libp2p", "trio", "zeroconf"} & set(sys.modules), "imported before it is needed"
-from uia_lab import BackendManager
+from uia_lab import BackendCapabilities, BackendManager
 
 async def main():
     node = LibP2PInferenceNode({"mode": "open"})
@@ -416,7 +416,8 @@ async def main():
         print(error)
     await node.stop()
     manager = BackendManager()
-    manager.register_backend("f", "gpu", "F", lambda inputs: inputs)
+    tasks = BackendCapabilities({"text-generation"})
+    manager.register_backend("f", "gpu", "F", lambda inputs: inputs, tasks)
     print((await manager.infer("text-generation", "m", "works")).text)
     await manager.aclose()
 
