@@ -330,8 +330,6 @@ class Hub:
         stream: FrameStream[messages.Greeting] = FrameStream(raw, messages.Greeting)
         try:
             with trio.fail_after(HELLO_S):
-                if not self._may_connect(peer_id):
-                    raise NotAllowed(_STRANGER)
                 frame = await stream.one()
                 if not isinstance(frame, messages.Hello):
                     return

@@ -51,7 +51,6 @@ def make_host(seed: bytes) -> BasicHost:
         connection_config=ConnectionConfig(
             max_connections=MOST_CONNECTIONS,
             high_watermark=MOST_CONNECTIONS,
-            # At 0 it never dials peers by itself.
             min_connections=0,
             low_watermark=0,
             max_connections_per_peer=4,
@@ -68,6 +67,8 @@ def make_host(seed: bytes) -> BasicHost:
             enable_graceful_degradation=False,
         ),
     )
+    # Left alone it dials whoever was seen once, strangers and those who are trusted no longer included.
+    swarm.auto_connector.maybe_connect = _dial_nobody
     host = BasicHost(
         swarm,
         disable_identify_address_discovery=True,
@@ -76,6 +77,10 @@ def make_host(seed: bytes) -> BasicHost:
     )
     host.remove_stream_handler(ID_PUSH)
     return host
+
+
+async def _dial_nobody() -> None:
+    """Whom to dial is decided elsewhere."""
 
 
 def quieten() -> None:
@@ -128,9 +133,12 @@ def parsed(address: str) -> tuple[str, str]:
 def is_peer_id(peer_id: str) -> bool:
     """Whether a text is a peer id."""
     try:
-        return isinstance(peer_id, str) and len(peer_id) <= 128 and str(ID.from_string(peer_id)) == peer_id
+        known = ID.from_string(peer_id) if len(peer_id) <= 128 else None
+        raw = known.to_bytes() if known is not None and str(known) == peer_id else b""
     except Exception:  # noqa: BLE001 - it decodes in many ways, and fails in as many
         return False
+    # An Ed25519 key itself, or the SHA-256 of another one.
+    return (raw[:2], len(raw)) in ((b"\x00\x24", 38), (b"\x12\x20", 34))
 
 
 def reachable(address: Any) -> list[str]:

@@ -470,7 +470,7 @@ class P2PNode:
         """Keeps the thread informed of what is lent and how busy we are, for as long as it lives."""
         while thread.alive:
             self._tell_offer()
-            await asyncio.sleep(OFFER_S)
+            await thread.ended(OFFER_S)
         if thread.error is not None:
             log.error("the p2p node has ended", exc_info=thread.error)
         for peer_id, info in self._infos.items():

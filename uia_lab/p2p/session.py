@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PING_S = 5.0
 PONG_S = 3.0
 MISSES = 2
+AGAIN_S = 1.0
 KILL_S = 2.0
 MOST_LOAD = 1_000_000
 
@@ -133,6 +134,9 @@ class Session:
                         # Too busy with its answers to answer a ping is alive.
                         continue
                     misses += 1
+                    if not isinstance(error, trio.TooSlowError) and misses < MISSES:
+                        # A stream may break on a connection that is well; a second one is given a moment.
+                        await trio.sleep(AGAIN_S)
                     self.reason = (
                         f"no answer to {MISSES} pings"
                         if isinstance(error, trio.TooSlowError)

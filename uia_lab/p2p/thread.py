@@ -105,6 +105,12 @@ class TrioThread:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def ended(self, seconds: float) -> None:
+        """Done when the thread has ended, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
+
     @property
     def error(self) -> BaseException | None:
         """What the thread ended with, if it was not told to."""

@@ -1,0 +1,115 @@
+"""Frames: what they bound, and that it does not matter how a stream cuts them."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uia_lab.domain.events import Result, ToolCall
+from uia_lab.p2p import messages
+from uia_lab.p2p.frames import MAX_FRAME, MAX_WHOLE, FrameError, Splitter, pack
+from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request
+
+
+def to_server():
+    return Splitter(messages.ToServer)
+
+
+def to_client():
+    return Splitter(messages.ToClient)
+
+
+def test_a_frame_is_a_length_and_json():
+    data = pack(Chunk(id="1", seq=0, text="ä"))
+    (length,) = struct.unpack(">I", data[:4])
+    assert length == len(data) - 4
+    assert json.loads(data[4:]) == {"type": "chunk", "id": "1", "seq": 0, "text": "ä"}
+
+
+@given(st.lists(st.integers(1, 40), max_size=30), st.lists(st.text(max_size=50), min_size=1, max_size=5))
+def test_cuts_do_not_matter(cuts, texts):
+    sent = [Chunk(id="7", seq=number, text=text) for number, text in enumerate(texts)]
+    data = b"".join(map(pack, sent))
+    splitter, got = to_client(), []
+    for cut in cuts:
+        got += splitter.feed(data[:cut])
+        data = data[cut:]
+    got += splitter.feed(data)
+    assert got == sent
+
+
+def test_a_length_of_four_gigabytes_is_refused_before_anything_is_kept():
+    with pytest.raises(FrameError, match="4,294,967,295"):
+        list(to_server().feed(b"\xff\xff\xff\xff"))
+    with pytest.raises(FrameError, match="over the limit"):
+        list(to_server().feed(struct.pack(">I", MAX_FRAME + 1)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"type": "unknown"}',
+        b'{"type": "chunk"}',
+        b'{"type": "cancel"}',
+        b'{"type": "cancel", "id": 7}',
+        b'{"type": "request", "id": "1", "task": "x", "parameters": []}',
+        b"[" * 100_000,
+        b'{"type": "request", "id": "1", "task": "x", "inputs": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001,
+    ],
+)
+def test_what_is_no_frame_is_refused(body):
+    with pytest.raises(FrameError):
+        list(to_server().feed(struct.pack(">I", len(body)) + body))
+
+
+def test_a_large_message_comes_in_parts_of_the_largest_size():
+    inputs = ['\x00"\\ä😀' * 1000] * 500
+    request = Request(id="r", task="text-embedding", inputs=inputs)
+    data = pack(request)
+    at, lengths = 0, []
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        lengths.append(length)
+        at += 4 + length
+    assert len(lengths) > 2
+    assert max(lengths) <= MAX_FRAME
+    splitter, got = to_server(), []
+    for begin in range(0, len(data), 65_536):
+        got += splitter.feed(data[begin : begin + 65_536])
+    assert got == [request]
+
+
+def test_parts_are_bounded_and_come_between_others():
+    with pytest.raises(FrameError, match="over the limit"):
+        pack(Request(id="r", task="x", inputs="a" * (MAX_WHOLE + 1)))
+    splitter = to_server()
+    large = pack(Request(id="large", task="x", inputs="a" * (MAX_FRAME + 1)))
+    (first,) = struct.unpack_from(">I", large)
+    got = list(splitter.feed(large[: 4 + first] + pack(Cancel(id="other")) + large[4 + first :]))
+    assert [frame.id for frame in got] == ["other", "large"]
+    flood = pack(Part(id="f", text="a" * 500_000))
+    with pytest.raises(FrameError, match="over the limit"):
+        list(splitter.feed(flood * 100))
+
+
+def test_parts_of_parts_are_refused():
+    inner = pack(Part(id="x", text="{}", last=True))[4:].decode()
+    with pytest.raises(FrameError, match="part of parts"):
+        list(to_server().feed(pack(Part(id="x", text=inner, last=True))))
+
+
+def test_what_is_not_text_is_a_delta():
+    frames = [
+        Chunk(id="1", seq=0, delta=Result({"label": "a"})),
+        Chunk(id="1", seq=1, delta=ToolCall(0, "c", "f", "{}"), choice=1),
+        Done(id="1", chunks=2, finish_reasons=("stop", "length")),
+    ]
+    assert list(to_client().feed(b"".join(map(pack, frames)))) == frames
+    assert list(to_server().feed(pack(Ack(id="1", seq=3)))) == [Ack(id="1", seq=3)]
