@@ -3,7 +3,8 @@
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from uia_lab.domain.backends import BackendStatus, Probe
 from uia_lab.domain.errors import QueueFull
@@ -134,7 +135,7 @@ class Router:
             self.retries.requested(now)
         demand = self.eligibility.demand(request)
         if request.model is None and demand.model is not None:
-            request = replace(request, model=demand.model)
+            request = msgspec.structs.replace(request, model=demand.model)
         eligible = self.eligibility.find(demand)
         attempt = self._lease(request, eligible, now, number, excluded)
         if attempt is not None:
@@ -350,7 +351,7 @@ class Router:
         entry.in_flight += 1
         if request.model is not None and decision.model != request.model:
             # An alias: the adapter and the statistics know the target's name.
-            request = replace(request, model=decision.model)
+            request = msgspec.structs.replace(request, model=decision.model)
         trial = entry.health.breaker.half_open
         if trial:
             entry.health.breaker.trial = True

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Usage
 from uia_lab.domain.requests import InferenceRequest
@@ -43,8 +45,7 @@ class Attempt:
         return self._told
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended.
 
     Args:
@@ -60,8 +61,7 @@ class Outcome:
     first_token_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """A backend was leased; ``ticket`` is the one that waited for it, if one did."""
 
     attempt: Attempt
