@@ -229,7 +229,7 @@ def duration(seconds: float) -> str:
 
 def _named(key: Key, model: str) -> bool:
     models = key.limits.models
-    return models is None or any(model == item or fnmatchcase(model, item) for item in models)
+    return models is None or model in models or any(fnmatchcase(model, item) for item in models)
 
 
 def _estimate(request: InferenceRequest, limits: Limits) -> int:

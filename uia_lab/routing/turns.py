@@ -16,8 +16,7 @@ from uia_lab.routing.registry import Registered
 NO_USAGE = Usage()
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """A lease: one request at one backend, from ``begin`` to ``finish``.
 
     Attributes:
