@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -82,7 +82,7 @@ class Lending:
         lent = self._lent()
         _require_lent(lent.offer, request)
         hints = request.routing
-        request = replace(
+        request = msgspec.structs.replace(
             request,
             # Ids of peers must not get into the way of each other's, or of ours.
             id=new_request_id(),

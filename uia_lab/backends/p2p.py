@@ -2,7 +2,8 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import replace
+
+import msgspec
 
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
@@ -81,7 +82,7 @@ class P2PBackend:
             InferenceError: As the peer gave it. What it refuses us, others may do all the same.
         """
         if request.model is None and (model := self._default(request.task)) is not None:
-            request = replace(request, model=model)
+            request = msgspec.structs.replace(request, model=model)
         answer = self._node.request(self.peer_id, request)
         try:
             async with aclosing(answer):  # type: ignore[type-var]
