@@ -23,6 +23,7 @@ from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
 from uia_lab.store.request_log import RequestLog
+from uia_lab.traffic_replay import TrafficReplay
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
 
@@ -61,6 +62,7 @@ class UnifiedInferenceService:
         apis: What finds APIs; None while it is off.
         kept: What outlives it.
         models: The models of this machine.
+        replay: Past traffic under another strategy.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class UnifiedInferenceService:
         self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.replay = TrafficReplay(self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False

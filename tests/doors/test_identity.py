@@ -37,6 +37,7 @@ TAKES = {
     "/keys/([^/]+)": {"DELETE": ADMIN},
     "/requests": {"GET": BOTH},
     "/requests/([^/]+)": {"GET": BOTH, "DELETE": INFER},
+    "/replay": {"POST": BOTH},
     "/metrics": {"GET": READ},
     "/ws/([^/]+)": {"GET": BOTH},
     "/(.*)": dict.fromkeys(METHODS, READ),

@@ -20,7 +20,9 @@ MOST = 1000
 _LONG = ("decision", "inputs", "result")
 
 
-class _Requests(Door):
+class SeenRequests(Door):
+    """Requests as far as their owner, or an administrator, may see them."""
+
     # Those who may only infer see their own.
     scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"DELETE": (INFER,)}
@@ -53,7 +55,7 @@ class _Requests(Door):
         return [_plain(run.summary(self.manager.instance_id, now)) | {"outcome": None} for run in runs]
 
 
-class RequestsDoor(_Requests):
+class RequestsDoor(SeenRequests):
     """``GET /requests?since=&backend=&outcome=&limit=``."""
 
     async def get(self) -> None:
@@ -91,7 +93,7 @@ class RequestsDoor(_Requests):
         return int(text)
 
 
-class RequestDoor(_Requests):
+class RequestDoor(SeenRequests):
     """``GET|DELETE /requests/{id}``; to others than its owner and administrators it does not exist."""
 
     async def get(self, request_id: str) -> None:

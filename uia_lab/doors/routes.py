@@ -13,6 +13,7 @@ from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
+from uia_lab.doors.replay import ReplayDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
 from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
@@ -50,6 +51,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/keys/([^/]+)", KeyDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
+        (r"/replay", ReplayDoor),
         (r"/metrics", MetricsDoor),
         (r"/ws/([^/]+)", SocketDoor),
         (r"/(.*)", NothingDoor),
