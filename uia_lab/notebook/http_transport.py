@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import numpy as np
@@ -205,6 +205,28 @@ class HttpTransport:
     async def remove_backend(self, backend_id: str) -> None:
         """Takes a backend out."""
         await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last requests."""
+        asked = {"limit": limit} | {name: value for name, value in filters.items() if value is not None}
+        return await self._told("GET", f"requests?{urlencode(asked)}")
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Past requests under another strategy."""
+        return await self._told("POST", "replay", json=dict(fields), read_s=LOOK_S)
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The aliases of the server."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "aliases"))["aliases"]
+        return listed
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias."""
+        return await self._told("PUT", f"aliases/{quote(name, safe='')}", json={"targets": list(targets)})
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+        await self._told("DELETE", f"aliases/{quote(name, safe='')}")
 
     async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._asked(method, path, **options) as response:

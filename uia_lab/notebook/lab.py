@@ -39,9 +39,17 @@ class Lab:
     models = answered(AsyncLab.models)
     keys = answered(AsyncLab.keys)
     backends = answered(AsyncLab.backends)
+    aliases = answered(AsyncLab.aliases)
     hardware = blocking(AsyncLab.hardware)
     status = blocking(AsyncLab.status)
     embed = blocking(AsyncLab.embed)
+    requests = blocking(AsyncLab.requests)
+    plot_latency = blocking(AsyncLab.plot_latency)
+    plot_share = blocking(AsyncLab.plot_share)
+    plot_tokens = blocking(AsyncLab.plot_tokens)
+    plot_compare = blocking(AsyncLab.plot_compare)
+    report = blocking(AsyncLab.report)
+    replay = blocking(AsyncLab.replay)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -145,5 +145,29 @@ class Transport(Protocol):
     async def remove_backend(self, backend_id: str) -> None:
         """Takes a backend out, for the next start too."""
 
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last ``requests``, the newest first, as ``GET /requests`` lists them.
+
+        Args:
+            limit: How many at most, up to 1000.
+            **filters: ``since``, ``until`` (seconds since the epoch), ``backend`` and ``outcome``.
+        """
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What another strategy would have made of past requests.
+
+        Args:
+            fields: As for ``POST /replay``.
+        """
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The ``name`` and ``targets`` of each alias."""
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias, and gives its ``name`` and ``targets``."""
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+
     async def aclose(self) -> None:
         """Closes everything; running requests end."""
