@@ -24,6 +24,7 @@ TAKES = {
     "/models/unload": {"POST": ADMIN},
     "/hardware": {"GET": READ},
     "/status": {"GET": READ},
+    "/history": {"GET": READ},
     "/health": {"GET": NOBODY},
     "/ready": {"GET": READ},
     "/backends": {"GET": READ, "POST": ADMIN},

@@ -79,8 +79,8 @@ class BackendDoor(_OneBackend):
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PATCH": (ADMIN,), "DELETE": (ADMIN,)}
 
     def get(self, backend_id: str) -> None:
-        """The backend."""
-        self.answer(self.found(backend_id).to_dict())
+        """The backend, with its last errors and changes of status."""
+        self.answer(self.found(backend_id).to_dict() | self.manager.troubles(backend_id))
 
     async def patch(self, backend_id: str) -> None:
         """Changes what is named out of CHANGES; everything is checked before anything changes."""

@@ -15,7 +15,7 @@ from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
-from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
+from uia_lab.doors.status import HealthDoor, HistoryDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
 
@@ -37,6 +37,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/models/unload", UnloadDoor),
         (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
+        (r"/history", HistoryDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),
         (r"/backends", BackendsDoor),
