@@ -30,7 +30,7 @@ TAKES = {
     "/backends": {"GET": READ, "POST": ADMIN},
     "/backends/([^/]+)": {"GET": READ, "PATCH": ADMIN, "DELETE": ADMIN},
     "/backends/([^/]+)/probe": {"POST": ADMIN},
-    "/strategy": {"PUT": ADMIN},
+    "/strategy": {"GET": READ, "PUT": ADMIN},
     "/explain": {"POST": READ},
     "/aliases": {"GET": READ},
     "/aliases/(.+)": {"GET": READ, "PUT": ADMIN, "DELETE": ADMIN},

@@ -19,10 +19,11 @@ from uia_lab.domain.errors import BadRequest, Cancelled, DeadlineExceeded
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.backends import Backends
+from uia_lab.notebook.explanation import Explanation
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
-from uia_lab.notebook.presenters import presenter_here
+from uia_lab.notebook.presenters import in_kernel, presenter_here
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.status import StatusReport
 from uia_lab.notebook.transport import Transport
@@ -121,6 +122,51 @@ class Lab:
     def status(self) -> StatusReport:
         """The status report: a mapping to programs, a live table in a notebook."""
         return StatusReport(self._ask(self._transport.status), live=self._board)
+
+    def balance(self, *, window: int = 120) -> Any:
+        """Who serves what over time: a live chart in a notebook, elsewhere a table of the figures so far.
+
+        Args:
+            window: Seconds shown to begin with: 120, 300 or 900.
+        """
+        from uia_lab.notebook.widgets.balancing_chart import BalancingChart
+
+        return BalancingChart(self._service, self._ask(self._transport.status), window_s=window)
+
+    def explain(
+        self,
+        task: str = TEXT_GENERATION,
+        model: str | None = None,
+        *,
+        prefer: BackendType | str | Sequence[BackendType | str] | None = None,
+        protocols: Sequence[str] | None = None,
+        backend: str | None = None,
+        request_id: str | None = None,
+    ) -> Explanation:
+        """Who would serve such a request now, and why not the others; nothing runs.
+
+        Args:
+            task: Its task.
+            model: Its model; None for the default model.
+            prefer: Backend types to try first, best first.
+            protocols: Protocols that the backend must speak.
+            backend: Id of the only backend to use.
+            request_id: A request that ran: why it was served where it was.
+
+        Raises:
+            BadRequest: An unknown task, type or request.
+        """
+        if request_id is not None:
+            return Explanation(self._ask(self._transport.request, request_id)["decision"], self._route)
+        fields = {
+            "task": task,
+            "model": model,
+            "preferred_types": [prefer] if isinstance(prefer, str) else list(prefer or ()) or None,
+            "required_protocols": list(protocols or ()) or None,
+            "backend_id": backend,
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        return Explanation(self._ask(self._transport.explain, given), self._route)
 
     def generate(
         self,
@@ -289,19 +335,35 @@ class Lab:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if self.closed:
             return {"text/plain": repr(self)}
-        return self.status()._repr_mimebundle_()
+        status = self.status()
+        return (
+            self._dashboard(dict(status))._repr_mimebundle_() if in_kernel() else status._repr_mimebundle_()
+        )
+
+    @property
+    def _service(self) -> Any:
+        """The way of widgets to the service."""
+        from uia_lab.notebook.widgets.base import Service
+
+        return Service(self._transport, self._spawn)
+
+    def _dashboard(self, report: dict[str, Any]) -> Any:
+        """All the live widgets, in tabs."""
+        from uia_lab.notebook.widgets.dashboard import Dashboard
+
+        return Dashboard(self, self._service, report)
+
+    def _route(self, shown: dict[str, Any]) -> Any:
+        """A live view of a decision."""
+        from uia_lab.notebook.widgets.route_view import RouteView
+
+        return RouteView(self._service, self._ask(self._transport.status), shown=shown)
 
     def _board(self, report: dict[str, Any]) -> Any:
         """A live table of the backends, fed by the browser's socket or, failing that, from here."""
         from uia_lab.notebook.widgets.status_board import StatusBoard
 
-        return StatusBoard(
-            report,
-            where=self.where,
-            direct=self._transport.kind == "server",
-            spawn=self._spawn,
-            fetch=self._transport.status,
-        )
+        return StatusBoard(self._service, report)
 
     def _ask(self, function: Callable[..., Awaitable[T]], *args: Any, deadline: float = QUESTION_S) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""

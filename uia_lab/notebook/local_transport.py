@@ -11,8 +11,9 @@ from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BadRequest, InferenceError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.domain.tasks import TEXT_EMBEDDING
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.routing.strategies import known_strategies
 from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
@@ -142,6 +143,47 @@ class InProcessTransport:
         """Takes a backend out."""
         if not await (await self.service()).backends.remove(backend_id):
             raise BadRequest(f"there is no backend {backend_id!r}", param="id")
+
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        manager = await self.manager()
+        troubles = manager.troubles(backend_id)
+        found = manager.get_backend(backend_id)
+        assert found is not None
+        return found.to_dict() | troubles
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return (await self.service()).history.read(after, limit)
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return {"strategy": (await self.manager()).strategy_name, "known": known_strategies()}
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen, until this process ends."""
+        manager = await self.manager()
+        manager.set_strategy(name)
+        return {"strategy": manager.strategy_name}
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return (await self.manager()).explain(**{"task": TEXT_GENERATION, **fields}).to_dict()
+
+    async def requests(self, limit: int = 100) -> dict[str, Any]:
+        """The last requests."""
+        log = (await self.service()).request_log
+        records = await log.find(None, None, None, None, limit) if log is not None else []
+        return {"requests": [msgspec.to_builtins(record) for record in records]}
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        log = (await self.service()).request_log
+        record = await log.get(request_id, None) if log is not None else None
+        if record is None:
+            raise BadRequest("no such request is known", param="id")
+        told: dict[str, Any] = msgspec.to_builtins(record)
+        return told
 
     async def aclose(self) -> None:
         """Stops the service."""
