@@ -31,6 +31,12 @@ RUN_ALL = """async () => {
 }"""
 
 
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @dataclass
 class Server:
     """A JupyterLab under /nb/ with the extension on, which can be stopped and started again at its port."""
@@ -38,7 +44,7 @@ class Server:
     home: Path
     root: Path
     token: str = field(default_factory=lambda: secrets.token_hex(16))
-    port: int = field(default_factory=lambda: _free_port())
+    port: int = field(default_factory=_free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -97,12 +103,6 @@ class Server:
     def status(self):
         """The status report."""
         return self.ask("GET", "status")
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _environment(home, token):

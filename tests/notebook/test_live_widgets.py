@@ -1,4 +1,4 @@
-"""The widgets that follow a service, without a browser: what they keep, what the kernel answers, how they read."""
+"""The widgets that follow a service, without a browser: what they keep, answer and look like in text."""
 
 import asyncio
 import json

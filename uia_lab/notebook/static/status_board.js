@@ -338,7 +338,7 @@ function render({ model, el }) {
     });
     details.show(backends.find((backend) => backend.id === open) ?? null);
     empty.hidden = backends.length > 0;
-    write(empty, "No backend is registered yet: lab.backends.add('http://host:port') adds one.");
+    write(empty, "No backend is registered yet: lab.backends.add(address) adds one.");
     table.hidden = backends.length === 0;
     write(where, `Served by ${model.get("where")}`);
   }
