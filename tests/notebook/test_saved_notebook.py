@@ -85,3 +85,14 @@ def test_its_outputs_read_without_a_widget(saved):
     ]
     assert len(bundles) == len(CELLS) - 1
     assert all("<table>" in "".join(data["text/html"]) for data in bundles)
+
+
+def test_as_jupyterlab_saves_it_the_page_made_of_it_has_tables(saved):
+    """JupyterLab keeps no state of widgets unless it is told to; nbconvert then takes the tables."""
+    book = json.loads((saved / "book.ipynb").read_text())
+    del book["metadata"]["widgets"]
+    (saved / "plain.ipynb").write_text(json.dumps(book))
+    convert(saved, "--to=html", "--template=basic", "plain.ipynb")
+    page = (saved / "plain.html").read_text()
+    assert page.count("<table>") == len(CELLS) - 1
+    assert "widget-view" not in page

@@ -278,7 +278,7 @@ function render({ model, el }) {
 
   function paint(whole = false) {
     setPill(pill, service.state);
-    root.classList.toggle("uia-stale", service.state === "reconnecting");
+    root.classList.toggle("uia-stale", isStale(service.state));
     const chosen = service.report?.strategy;
     if (chosen && document.activeElement !== strategy) {
       if (![...strategy.options].some((option) => option.value === chosen)) setOptions(strategy, [chosen]);

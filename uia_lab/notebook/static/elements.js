@@ -59,6 +59,7 @@ ICONS.streaming = ICONS.healthy;
 ICONS.live = ICONS.healthy;
 ICONS.connecting = ICONS.initializing;
 ICONS.reconnecting = ICONS.initializing;
+ICONS["no answer"] = ICONS.unknown;
 ICONS["from kernel"] = ICONS.degraded;
 
 /** A pill: icon and word. `setPill` changes it in place. */
@@ -73,6 +74,11 @@ function setPill(pill, name) {
   pill.dataset.state = name;
   pill.firstChild.innerHTML = `<svg viewBox="0 0 12 12" width="10" height="10">${ICONS[name] ?? ICONS.unknown}</svg>`;
   pill.lastChild.textContent = name;
+}
+
+/** Whether what is shown may not be so any more. */
+function isStale(state) {
+  return state === "reconnecting" || state === "no answer";
 }
 
 /** A rate with as many digits as tell something. */

@@ -164,7 +164,7 @@ function render({ model, el }) {
 
   function paint() {
     setPill(pill, service.state);
-    root.classList.toggle("uia-stale", service.state === "reconnecting");
+    root.classList.toggle("uia-stale", isStale(service.state));
     const report = service.report ?? {};
     const names = [...new Set((report.backends ?? []).flatMap((backend) => backend.models ?? []))].sort();
     if (models.dataset.names !== names.join()) {

@@ -4,6 +4,7 @@
 const RENEW_MS = 5_000;
 const PULL_MS = 1_000;
 const KERNEL_MS = 20_000;
+const QUIET_MS = 12_000;
 const KEPT_SAMPLES = 900;
 
 // Methods of the kernel's transport and the doors that do the same.
@@ -97,6 +98,7 @@ function serviceOf(model, changed, { history = false } = {}) {
   let fromKernel = false;
   let trouble = false;
   let questions = 0;
+  let heard = 0;
   let leaveTrace = null;
 
   function set(state) {
@@ -111,6 +113,7 @@ function serviceOf(model, changed, { history = false } = {}) {
   function useKernel() {
     if (!fromKernel) {
       fromKernel = true;
+      heard = Date.now();
       leaveTrace?.();
       leaveTrace = null;
       service.trace = makeTrace();
@@ -138,12 +141,21 @@ function serviceOf(model, changed, { history = false } = {}) {
 
   function heardReport() {
     trouble = false;
+    heard = Date.now();
     if (!fromKernel) return;
     service.report = model.get("report");
     set("from kernel");
   }
 
+  // A kernel that is busy in a cell, dead, or of another day: what is shown is the last that was known.
+  function renewed() {
+    poll();
+    if (document.hidden) heard = Date.now();
+    else if (fromKernel && Date.now() - heard > QUIET_MS) set("no answer");
+  }
+
   function heardMessage(message) {
+    heard = Date.now();
     if (message?.type === "trouble") {
       trouble = true;
       if (fromKernel) set("reconnecting");
@@ -189,7 +201,7 @@ function serviceOf(model, changed, { history = false } = {}) {
   model.on("change:report", heardReport);
   model.on("msg:custom", heardMessage);
   document.addEventListener("visibilitychange", shownAgain);
-  const renew = setInterval(() => poll(), RENEW_MS);
+  const renew = setInterval(renewed, RENEW_MS);
   const leave = model.get("direct") && pageServer() ? liveOfPage().subscribe(heardLive) : null;
   if (!leave) useKernel();
 

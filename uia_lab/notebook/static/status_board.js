@@ -318,7 +318,7 @@ function render({ model, el }) {
     const report = service.report ?? {};
     const all = report.backends ?? [];
     setPill(pill, service.state);
-    root.classList.toggle("uia-stale", service.state === "reconnecting");
+    root.classList.toggle("uia-stale", isStale(service.state));
     drawTotals(report);
     drawTypes(all);
     const backends = all.filter((backend) => !typeChoice.value || backend.type === typeChoice.value);
