@@ -16,7 +16,7 @@ from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
 from uia_lab.doors.replay import ReplayDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
-from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
+from uia_lab.doors.status import HealthDoor, HistoryDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
 
@@ -38,6 +38,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/models/unload", UnloadDoor),
         (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
+        (r"/history", HistoryDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),
         (r"/backends", BackendsDoor),

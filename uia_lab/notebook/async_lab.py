@@ -18,15 +18,15 @@ from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.serving import Serving
-from uia_lab.notebook.status import StatusReport
 from uia_lab.notebook.traffic import Traffic
+from uia_lab.notebook.watching import Watching
 
 # The first embedding may load a model.
 EMBED_S = 600.0
 HARDWARE_S = 160.0
 
 
-class AsyncLab(Traffic):
+class AsyncLab(Watching, Traffic):
     """Inference by whoever serves, on the event loop that runs when it is made.
 
     ``async with uia_lab.AsyncLab(transport) as lab`` or ``lab = await uia_lab.connect_async()`` opens one. It
@@ -71,10 +71,6 @@ class AsyncLab(Traffic):
     async def hardware(self) -> HardwareReport:
         """What the machine that serves has: cores, memory, devices, and what is missing and why."""
         return HardwareReport(await self._transport.hardware())
-
-    async def status(self) -> StatusReport:
-        """The status report: a mapping to programs, a live table in a notebook."""
-        return StatusReport(await self._report(), live=self._board)
 
     async def generate(
         self,
@@ -185,15 +181,3 @@ class AsyncLab(Traffic):
 
     def __repr__(self) -> str:
         return f"<AsyncLab {'closed' if self.closed else self.where}>"
-
-    def _board(self, report: dict[str, Any]) -> Any:
-        """A live table of the backends, fed by the browser's socket or, failing that, from here."""
-        from uia_lab.notebook.widgets.status_board import StatusBoard
-
-        return StatusBoard(
-            report,
-            where=self.where,
-            direct=self._transport.kind == "server",
-            spawn=self.spawn,
-            fetch=self._transport.status,
-        )

@@ -206,6 +206,30 @@ class HttpTransport:
         """Takes a backend out."""
         await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
 
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        return await self._told("GET", f"backends/{quote(backend_id, safe='')}")
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return await self._told("GET", f"history?after={after}&limit={limit}")
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return await self._told("GET", "strategy")
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen."""
+        return await self._told("PUT", "strategy", json={"name": name})
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return await self._told("POST", "explain", json=dict(fields))
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        return await self._told("GET", f"requests/{quote(request_id, safe='')}")
+
     async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
         """The last requests."""
         asked = {"limit": limit} | {name: value for name, value in filters.items() if value is not None}

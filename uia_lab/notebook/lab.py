@@ -11,6 +11,7 @@ from uia_lab.notebook.async_lab import AsyncLab
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
+from uia_lab.notebook.presenters import in_kernel
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.transport import Transport
 
@@ -42,6 +43,10 @@ class Lab:
     aliases = answered(AsyncLab.aliases)
     hardware = blocking(AsyncLab.hardware)
     status = blocking(AsyncLab.status)
+    balance = blocking(AsyncLab.balance)
+    explain = blocking(AsyncLab.explain)
+    request = blocking(AsyncLab.request)
+    set_strategy = blocking(AsyncLab.set_strategy)
     embed = blocking(AsyncLab.embed)
     requests = blocking(AsyncLab.requests)
     plot_latency = blocking(AsyncLab.plot_latency)
@@ -126,7 +131,13 @@ class Lab:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if self.closed:
             return {"text/plain": repr(self)}
-        return self.status()._repr_mimebundle_()
+        report = self.status()
+        if not in_kernel():
+            return report._repr_mimebundle_()
+        from uia_lab.notebook.widgets.dashboard import Dashboard
+
+        bundle: dict[str, Any] = Dashboard(self, self._async.service, report)._repr_mimebundle_()
+        return bundle
 
     def _ask(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""

@@ -11,8 +11,9 @@ from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BadRequest, InferenceError, StoreError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.domain.tasks import TEXT_EMBEDDING
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.routing.strategies import known_strategies
 from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
@@ -143,6 +144,41 @@ class InProcessTransport:
         """Takes a backend out."""
         if not await (await self.service()).backends.remove(backend_id):
             raise BadRequest(f"there is no backend {backend_id!r}", param="id")
+
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        manager = await self.manager()
+        troubles = manager.troubles(backend_id)
+        found = manager.get_backend(backend_id)
+        assert found is not None
+        return found.to_dict() | troubles
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return (await self.service()).history.read(after, limit)
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return {"strategy": (await self.manager()).strategy_name, "known": known_strategies()}
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen, until this process ends."""
+        manager = await self.manager()
+        manager.set_strategy(name)
+        return {"strategy": manager.strategy_name}
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return (await self.manager()).explain(**{"task": TEXT_GENERATION, **fields}).to_dict()
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        from uia_lab.seen_requests import one_request
+
+        found = await one_request(await self.manager(), await self._log(), request_id)
+        if found is None:
+            raise BadRequest("no such request is known", param="id")
+        return found
 
     async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
         """The last requests of this process."""
