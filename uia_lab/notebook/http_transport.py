@@ -310,6 +310,7 @@ class HttpTransport:
             "x-request-id": request.id,
             "x-uia-backend": hints.backend_id,
             "x-uia-prefer": ",".join(hints.preferred_types),
+            "x-uia-session": hints.session_id,
             "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
             "Accept": "text/event-stream",
         }
