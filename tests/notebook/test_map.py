@@ -15,7 +15,6 @@ from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
 
-
 TEXT = BackendCapabilities({"text-generation"}, supports_streaming=True)
 
 
