@@ -22,9 +22,11 @@ from uia_lab.inference_backend_manager import BackendManager, get_backend_manage
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
+from uia_lab.manager.history import History
 from uia_lab.p2p.node import P2PNode
 from uia_lab.peer_network import PeerNetwork
 from uia_lab.store.request_log import RequestLog
+from uia_lab.traffic_replay import TrafficReplay
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
 
@@ -63,6 +65,8 @@ class UnifiedInferenceService:
         apis: What finds APIs; None while it is off.
         kept: What outlives it.
         models: The models of this machine.
+        replay: Past traffic under another strategy.
+        history: The last quarter of an hour of traffic.
         peers: The network of peers.
     """
 
@@ -87,6 +91,8 @@ class UnifiedInferenceService:
         self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.replay = TrafficReplay(self._manager)
+        self.history = History(self._manager, self._manager.loops.call)
         self.peers = PeerNetwork(self.config, self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
@@ -154,6 +160,7 @@ class UnifiedInferenceService:
             raise NoBackendAvailable("this service was stopped; build a new one to start again")
         config = self.config
         self._manager.admit = self.limits.admit
+        self.history.start()
         self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._part("store", True, lambda: self.kept.open(in_memory=not store)))
@@ -179,6 +186,7 @@ class UnifiedInferenceService:
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
+        await self._within(self.history.stop(), "the history")
         await self._within(self.peers.stop(), "the network of peers")
         await self._within(self._manager.aclose(), "the manager")
         await self._within(self.models.close(), "the local models")
