@@ -293,7 +293,7 @@ def _quota(quota: Mapping[str, Any] | None) -> str:
 
 
 def _rows(report: Mapping[str, Any]) -> list[list[str]]:
-    return [cells(peer) for peer in report["peers"]]
+    return [cells(peer) for peer in report.get("peers") or ()]
 
 
 def _terms(name: str | None, models: Iterable[str] | None, ours: bool | None) -> dict[str, Any]:

@@ -337,7 +337,8 @@ function render({ model, el }) {
 
   const service = serviceOf(model, changed);
   setConnection(service.state);
-  draw(model.get("peers"));
+  if (model.get("peers").peers) draw(model.get("peers"));
+  else forms.hidden = table.hidden = true;
   const renewing = setInterval(refresh, FRESH_MS);
 
   return () => {

@@ -17,15 +17,17 @@ class PeerMap(LiveWidget):
     Args:
         service: Whom to ask.
         report: The status report to begin with.
-        peers: The peers to begin with, as ``GET /peers`` gives them.
+        peers: The peers to begin with, as ``GET /peers`` gives them; the page asks for them when absent.
     """
 
     _module = "peer_map.js"
 
     peers = Dict().tag(sync=True)
 
-    def __init__(self, service: Service, report: Mapping[str, Any], *, peers: Mapping[str, Any]) -> None:
-        super().__init__(service, report, peers=dict(peers))
+    def __init__(
+        self, service: Service, report: Mapping[str, Any], *, peers: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(service, report, peers=dict(peers or {}))
 
     def still(self) -> dict[str, Any]:
         """The table as it was."""
