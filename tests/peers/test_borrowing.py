@@ -47,6 +47,7 @@ def test_a_notebook_borrows_and_loses_no_token_when_the_lender_is_killed(start_p
     until(lambda: bob.backends[backend_id].status == "offline", OFFLINE_S)
 
 
+@pytest.mark.slow
 def test_a_frozen_lender_costs_a_second_and_comes_back(start_peer, labs):
     lender, borrower = start_peer(pause_s=0.02), start_peer()
     alice, bob = labs(lender), labs(borrower)
