@@ -1,7 +1,7 @@
 """A uia_lab server with a libp2p node, in a process of its own: asked, frozen and killed by tests.
 
-``python -m tests.upstreams.peer_server '{"p2p_network": ...}'`` writes a line of JSON with its ``url`` once it
-serves, and ends when its standard input does.
+``python -m tests.upstreams.peer_server '{"p2p_network": ...}'`` writes a line of JSON with its ``url`` once
+it serves, and ends when its standard input does.
 """
 
 import asyncio
