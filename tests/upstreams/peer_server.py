@@ -1,7 +1,7 @@
 """A uia_lab server with a libp2p node, in a process of its own: asked, frozen and killed by tests.
 
-``python -m tests.upstreams.peer_server SETTINGS`` (in JSON) writes a line with its ``url``, in JSON, once it
-serves, and ends when its standard input does.
+``python -m tests.upstreams.peer_server '{"p2p_network": ...}'`` writes a line of JSON with its ``url`` once
+it serves, and ends when its standard input does.
 """
 
 import asyncio
@@ -88,8 +88,6 @@ async def serve(settings, pause_s, tell):
 
 def main():
     asked = json.loads(sys.argv[1])
-    for name in asked.pop("without", ()):
-        sys.modules[name] = None
     pause_s = asked.pop("pause_s", 0.0)
     asyncio.run(serve(asked, pause_s, ready))
 

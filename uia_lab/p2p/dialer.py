@@ -1,5 +1,6 @@
 """Dials the peers this node wants, for ever and with back-off."""
 
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -9,6 +10,8 @@ from uia_lab.domain.errors import InferenceError, NotAllowed
 from uia_lab.domain.peers import PeerState
 from uia_lab.p2p.peer_table import PeerTable
 from uia_lab.p2p.session import Session
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 1.0
 AGAIN_S = 0.25
@@ -66,9 +69,11 @@ class Dialer:
                 if session is None:
                     try:
                         session = await self._connect(peer_id)
-                    except InferenceError as error:
+                    except Exception as caught:
                         failures += 1
-                        self._failed(peer_id, error)
+                        if not isinstance(caught, InferenceError):
+                            log.exception("unexpected error while a peer was dialled")
+                        self._failed(peer_id, caught)
                         if not wanted and failures >= CANDIDATE_TRIES:
                             return
                         await self._pause(peer_id, failures)
@@ -87,7 +92,7 @@ class Dialer:
         with trio.move_on_after(longest * self._rng.uniform(0.5, 1.0)):
             await hurry.wait()
 
-    def _failed(self, peer_id: str, error: InferenceError) -> None:
+    def _failed(self, peer_id: str, error: Exception) -> None:
         if self._session(peer_id) is None:
             state = PeerState.REFUSED if isinstance(error, NotAllowed) else PeerState.OFFLINE
-            self._table.gone(peer_id, state, error.message)
+            self._table.gone(peer_id, state, str(error) or type(error).__name__)

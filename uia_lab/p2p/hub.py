@@ -20,6 +20,7 @@ from uia_lab.p2p.frames import FrameError
 from uia_lab.p2p.libp2p_host import (
     Notices,
     dial,
+    hang_up,
     is_peer_id,
     listen,
     make_host,
@@ -298,8 +299,7 @@ class Hub:
                 with trio.fail_after(HELLO_S):
                     return await self._greet(connection, peer_id, address, invite)
             except BaseException as error:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                    await self._kick(connection)
+                await self._kick(connection)
                 if isinstance(error, trio.TooSlowError):
                     raise BackendFailed(f"{address} does not answer a hello") from None
                 raise
@@ -422,6 +422,9 @@ class Hub:
         peer_id = session.peer_id
         try:
             await session.run(task_status=task_status)
+        except Exception:
+            # One peer must not take the others along.
+            log.exception("unexpected error in the session of a peer")
         finally:
             sessions = self._sessions[peer_id]
             sessions.remove(session)
@@ -502,12 +505,7 @@ class Hub:
 
     async def _kick(self, connection: Any) -> None:
         self._links.pop(connection, None)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-            try:
-                await connection.close()
-            except Exception:  # noqa: BLE001
-                # It is closed, or as good as closed.
-                return
+        await hang_up(connection, CLOSE_S, politely=True)
 
     def _hello(self, invite: str | None) -> messages.Hello:
         return messages.Hello(

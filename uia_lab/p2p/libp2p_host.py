@@ -255,6 +255,26 @@ async def dial(host: BasicHost, address: str, peer_id: str, seconds: float) -> A
         raise BackendFailed(f"nobody can be reached at {address} ({_root(error)})") from error
 
 
+async def hang_up(connection: Any, seconds: float, *, politely: bool) -> None:
+    """Closes a connection, its socket included, within so many seconds.
+
+    Args:
+        connection: The connection.
+        seconds: How long it may take.
+        politely: Whether the other side is told; where it is frozen that would wait behind what it does not
+            read.
+    """
+    socket_end = connection.muxed_conn.secured_conn
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+        for close in (
+            (connection.close, socket_end.close) if politely else (socket_end.close, connection.close)
+        ):
+            try:
+                await close()
+            except Exception:  # noqa: BLE001, S112 - it is of no more use, and libp2p says so in many ways
+                continue
+
+
 def _root(error: BaseException) -> str:
     """The innermost reason of an error of libp2p, in short."""
     while (inner := error.__cause__) is not None:

@@ -10,6 +10,7 @@ from uia_lab.domain.peers import Load
 from uia_lab.p2p import messages
 from uia_lab.p2p.asking import Asking
 from uia_lab.p2p.frames import FrameError
+from uia_lab.p2p.libp2p_host import hang_up
 from uia_lab.p2p.messages import SignedRecord
 from uia_lab.p2p.streams import FrameStream, StreamGone, open_stream
 
@@ -97,14 +98,7 @@ class Session:
 
     async def kill(self) -> None:
         """Closes the connection, whatever state the other side is in."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + KILL_S):
-            try:
-                # From below: a goodbye to a frozen peer would wait behind what it does not read.
-                await self.connection.muxed_conn.secured_conn.close()
-                await self.connection.close()
-            except Exception:  # noqa: BLE001
-                # It is of no more use, and libp2p says so in many ways.
-                return
+        await hang_up(self.connection, KILL_S, politely=False)
 
     async def _closing(self, scope: trio.CancelScope) -> None:
         await self.ended.wait()
