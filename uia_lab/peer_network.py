@@ -79,13 +79,14 @@ class PeerNetwork:
 
     Attributes:
         node: The node; None while it is off or could not start.
+        lending: What is lent, and how peers are served.
     """
 
     def __init__(self, config: InferenceServiceConfig, manager: BackendManager) -> None:
         self.node: P2PNode | None = None
         self._config = config
         self._manager = manager
-        self._lending = Lending(manager, config)
+        self.lending = Lending(manager, config)
         self._backends: PeerBackends | None = None
         self._syncing: asyncio.Task[None] | None = None
 
@@ -105,7 +106,7 @@ class PeerNetwork:
             StoreError: It cannot be read who is trusted.
         """
         config, manager = self._config, self._manager
-        lending = self._lending
+        lending = self.lending
         node = P2PNode(
             settings_of(config, lasting=lasting),
             serve=lending.serve,
@@ -170,7 +171,7 @@ class PeerNetwork:
                 "mode": node.mode,
                 "network": self._config.p2p_network,
                 "addresses": list(node.addresses),
-                "lends": [model.name for model in self._lending.offer().models],
+                "lends": [model.name for model in self.lending.offer().models],
             },
             "peers": [self._told(info) for info in node.peers],
             "invites": [_open_invite(invite) for invite in node.invites],

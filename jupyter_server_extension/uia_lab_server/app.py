@@ -1,6 +1,7 @@
 """The extension: builds the service from Jupyter's configuration and mounts its doors."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
@@ -41,7 +42,12 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
         self.service = service
         open_doors = OpenDoors()
         service.keys.on_end.append(open_doors.end_of)
+        service.peers.lending.touch = self._touch
         self.settings.update(uia_service=service, uia_open_doors=open_doors)
+
+    def _touch(self) -> None:
+        """A peer is served, so that no server is culled under a running generation."""
+        self.settings["last_activity_times"]["uia_lab"] = datetime.now(UTC)
 
     def initialize_handlers(self) -> None:
         """Mounts the doors."""

@@ -93,3 +93,9 @@ def test_the_address_for_kernels(monkeypatch, values, url):
     from uia_lab_server.app import loopback_url
 
     assert loopback_url(jupyter(**values)) == url
+
+
+def test_serving_a_peer_is_activity(app):
+    app.settings["last_activity_times"] = {}
+    app.service.peers.lending.touch()
+    assert list(app.settings["last_activity_times"]) == ["uia_lab"]
