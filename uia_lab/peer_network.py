@@ -275,6 +275,8 @@ class PeerNetwork:
                 if not failing:
                     log.warning("who is trusted cannot be brought up to date: %s", error.message)
                 failing = True
+            except Exception:
+                log.exception("who is trusted cannot be brought up to date")
 
 
 def settings_of(config: InferenceServiceConfig, *, lasting: bool) -> P2PConfig:
