@@ -56,7 +56,20 @@ class Dht:
                 await dht.add_peer(ID.from_string(info.peer_id), skip_server_mode_check=True)
         with trio.move_on_after(ASK_S):
             await dht.provide(self._key)
-            for info in await dht.find_providers(self._key, MOST_FOUND):
+            for info in await self._providers(dht):
                 peer_id = str(info.peer_id)
                 addresses = (str(address).removesuffix(f"/p2p/{peer_id}") for address in info.addrs)
                 self._hub.found(peer_id, "dht", tuple(addresses))
+
+    async def _providers(self, dht: Any) -> list[Any]:
+        """Who is listed, here and at others.
+
+        Whoever has a list of its own asks nobody else: it is put aside while we ask.
+        """
+        lists, key = dht.provider_store.providers, bytes.fromhex(self._key)
+        own = dht.provider_store.get_providers(key)
+        aside = lists.pop(key, {})
+        try:
+            return [*own, *await dht.find_providers(self._key, MOST_FOUND)]
+        finally:
+            lists[key] = {**lists.get(key, {}), **aside}
