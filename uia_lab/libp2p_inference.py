@@ -397,6 +397,11 @@ class _SharedModel:
 
     async def probe(self) -> Probe:
         """Whether the manager can serve the model, and would lend it."""
+        manager = get_backend_manager()
+        for backend in manager.list_backends():
+            if self._model_id in backend.models and backend.status is BackendStatus.UNKNOWN:
+                # Nobody has used that manager yet, and so nobody has looked.
+                await manager.probe(backend.backend_id)
         offered = {model.name: model for model in self._lent().offer().models}.get(self._model_id)
         if offered is None:
             reason = "no backend of this process's manager serves it, or none that is lent"

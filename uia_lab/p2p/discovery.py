@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from uia_lab.p2p.dht import Dht
 from uia_lab.p2p.rendezvous import Rendezvous
 from uia_lab.p2p.settings import P2PConfig
 
@@ -25,3 +26,5 @@ class Discovery:
         """Looks until it is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Rendezvous(self._config, hub).run)
+            if self._config.mode == "open" and self._config.enable_dht:
+                nursery.start_soon(Dht(self._config, hub).run)
