@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ KILL_S = 5.0
 DRAIN_S = 1.0
 KEPT_STDERR = 16 << 10
 SHOWN_STDERR = 600
-_ROUNDS = 3
+_ROUNDS = 50
+_PAUSE_S = 0.02
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 
 
@@ -206,7 +208,8 @@ def sweep(mark: str, group: int) -> None:
         for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(found, timeout=1.0)
+        # Looked for again: one may have started another in between. They are not ours to wait for.
+        time.sleep(_PAUSE_S)
 
 
 def _is_of(process: "psutil.Process", mark: str, group: int) -> bool:
