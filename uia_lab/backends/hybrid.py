@@ -186,8 +186,11 @@ class HybridBackend:
 
     @staticmethod
     def _models(parts: Iterable[Part]) -> frozenset[str]:
-        """Models of some parts together; none named where one of them takes any."""
-        sets = [part.models for part in parts]
+        """Models of some parts together; none named where one of them takes any.
+
+        A function takes whatever it is given: of it nothing is known.
+        """
+        sets = [part.models for part in parts if part.capabilities is not None]
         return frozenset[str]().union(*sets) if all(sets) else frozenset()
 
 

@@ -68,6 +68,11 @@ class ToolDiscovery:
             with suppress(asyncio.CancelledError):
                 await task
 
+    @property
+    def wanted(self) -> list[Tool]:
+        """The tools that are looked for."""
+        return list(self._wanted.values())
+
     def found(self) -> list[Found]:
         """What is on PATH, or was named and is not; in the order of the table."""
         return [self._found[name] for name in self._wanted if name in self._found]
