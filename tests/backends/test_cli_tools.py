@@ -67,7 +67,7 @@ def test_the_names_of_the_specification(name, tools):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(BadRequest, match="cli_backends: 'claud' is no known tool. Did you mean 'claude'"):
+    with pytest.raises(BadRequest, match=r"cli_backends: 'claud' is no known tool. Did you mean 'claude'"):
         tools_named("claud")
 
 
@@ -165,7 +165,8 @@ SPOKEN = {
     ],
     "goose": [
         '{"type":"message","message":{"role":"user","content":[{"type":"text","text":"the prompt"}]}}',
-        '{"type":"message","message":{"role":"assistant","content":[{"type":"text","text":"I look.\\n\\n"}]}}',
+        '{"type":"message","message":{"role":"assistant","content":[{"type":"text","text":"I look."}]}}',
+        '{"type":"message","message":{"role":"assistant","content":[{"type":"text","text":"\\n\\n"}]}}',
         '{"type":"message","message":{"role":"assistant","content":[{"type":"text","text":"Done."}]}}',
         '{"type":"complete","total_tokens":9}',
     ],
@@ -200,7 +201,7 @@ def test_each_format_is_read_whatever_its_pieces(name, size):
 @pytest.mark.parametrize("name", FAILED)
 def test_each_format_says_why_it_failed(name):
     output = EventOutput(FORMATS[name])
-    with pytest.raises(BackendFailed, match="^no such model$"):
+    with pytest.raises(BackendFailed, match=r"^no such model$"):
         list(output.feed(f"{FAILED[name]}\n".encode()))
 
 

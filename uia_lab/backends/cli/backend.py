@@ -218,7 +218,7 @@ class CliBackend:
         command = [self.path, *(filled(part, values | {"prompt": call.prompt}) for part in call.command)]
         # The key goes into the environment only: other users see what stands in a command.
         private = values | {"key": way.get("UIA_LAB_TOKEN", "")}
-        environment = {**environment_of(self.tool, private), **keys, **way, MARK: uuid.uuid4().hex}
+        environment = {**keys, **environment_of(self.tool, private), **way, MARK: uuid.uuid4().hex}
         process = await ToolProcess.start(command, environment, folder, call.said)
         self._running[process] = False
         return process
