@@ -101,6 +101,7 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
         if url is None:
             self.log.info("uia_lab: on a unix socket kernels find no address; they work in local mode")
             return
+        service.door_url = url
         # A kernel runs its user's code and that user is this server's administrator.
         key = new_key()
         service.keys.add(key, Principal(KERNEL, frozenset({INFER, READ, ADMIN})))
