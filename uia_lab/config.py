@@ -39,6 +39,9 @@ class InferenceServiceConfig(Configurable):
     enable_libp2p = Bool(False, help="Join a libp2p network of peers.").tag(config=True, env="LIBP2P_ENABLE")
     enable_api_backends = Bool(True, help="Discover remote APIs.").tag(config=True)
     enable_cli_backends = Bool(True, help="Discover command-line tools.").tag(config=True)
+    enable_mcp = Bool(True, help="Open the MCP door `mcp`, and take MCP servers as backends.").tag(
+        config=True
+    )
 
     backend_health_checks = Bool(True, help="Probe backends in the background.").tag(config=True)
     backend_health_check_interval = Float(

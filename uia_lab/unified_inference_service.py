@@ -16,6 +16,8 @@ from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery
 from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.application import HttpServer
+from uia_lab.doors.mcp import INSTALL as MCP_INSTALL
+from uia_lab.doors.mcp import is_installed as mcp_is_installed
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
 from uia_lab.inference_backend_manager import BackendManager, get_backend_manager
@@ -158,6 +160,7 @@ class UnifiedInferenceService:
         self._parts["websocket"] = (
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
+        self._parts["mcp"] = self._mcp()
         self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
         self._missing("cli_backends", config.enable_cli_backends, config.cli_backends)
         if listen:
@@ -191,6 +194,11 @@ class UnifiedInferenceService:
             # Whatever keeps one part from starting, the others are of use without it.
             log.warning("%s did not start: %s", name, error)
             self._parts[name] = Part("failed", str(error))
+
+    def _mcp(self) -> Part:
+        if not self.config.enable_mcp:
+            return Part("off", "enable_mcp")
+        return Part("running", "mcp") if mcp_is_installed() else Part("unavailable", MCP_INSTALL)
 
     def _missing(self, name: str, wanted: bool, listed: list[str]) -> None:
         if wanted:
