@@ -1,5 +1,6 @@
 """The MCP server over a service: its tools and resources, for every transport."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from uia_lab.doors.mcp_tools import Call, Caller, Tool, Tools
 
 if TYPE_CHECKING:
     from uia_lab.unified_inference_service import UnifiedInferenceService
+
+log = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "Inference backends behind one router. get_supported_tasks says what can be asked for; "
@@ -108,6 +111,10 @@ class ServiceServer:
                 is_error=True,
                 _meta=error_meta(error),
             )
+        except Exception:
+            # The SDK would send the text of the exception.
+            log.exception("unexpected error in the tool %s", tool.name)
+            raise MCPError(types.INTERNAL_ERROR, "an internal error, which the server has logged") from None
         plain = found.model_dump(mode="json", exclude_none=True)
         return types.CallToolResult(
             content=[types.TextContent(text=encode(plain).decode())], structured_content=plain
