@@ -81,6 +81,7 @@ class UnifiedInferenceService:
             secrets_of(self.config),
             EndpointPolicy(self.config.allowed_endpoint_hosts),
             self._manager.instance_id,
+            mcp=self.config.enable_mcp,
         )
         self.backends = KeptBackends(self._manager, self._factory)
         self.apis: ApiDiscovery | None = None

@@ -39,8 +39,8 @@ class BackendsDoor(Door):
         """Registers a backend by its address and gives what the first look found; it is kept."""
         fields = Fields(self.json_body())
         fields.only(DESCRIBED)
-        endpoint = fields.text("endpoint")
-        if endpoint is None:
+        endpoint, options = fields.text("endpoint"), fields.mapping("options") or {}
+        if endpoint is None and "command" not in options:
             raise BadRequest("endpoint is missing: http://host:port", param="endpoint")
         models, tasks = fields.strings("models"), fields.strings("tasks")
         description = BackendDescription(
@@ -54,7 +54,7 @@ class BackendsDoor(Door):
             api_key_env=fields.text("api_key_env", 256),
             weight=fields.number("weight", 1e-6, 1e6) or 1.0,
             max_concurrency=fields.whole("max_concurrency", 1, MOST),
-            options=fields.mapping("options") or {},
+            options=options,
         )
         self.answer((await self.service.backends.add(description)).to_dict(), 201)
 

@@ -97,7 +97,7 @@ class ServiceServer:
         try:
             caller.principal.require(*tool.scopes)
             asked = _arguments(tool, params.arguments or {})
-            via = (*via_of(meta), *caller.via)
+            via = via_of(meta) or caller.via
             progress = context.session.report_progress
 
             async def tell(count: int, text: str) -> None:
