@@ -1,10 +1,11 @@
-"""An MCP server over stdio whose tools do inference, for tests: it dies, hangs and says things when told to."""
+"""An MCP server over stdio whose tools do inference; it dies, hangs and fails when told to."""
 
 import asyncio
 import os
 import sys
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 
 server = MCPServer("tools of a test")
@@ -40,7 +41,7 @@ async def hang(text: str) -> str:
 @server.tool()
 def break_down(text: str) -> str:
     """Fails."""
-    raise ValueError(f"no {text} today")
+    raise ToolError(f"no {text} today")
 
 
 @server.tool()
@@ -52,7 +53,7 @@ def die(text: str) -> str:
 @server.tool()
 def environment(text: str) -> list[str]:
     """The names of the variables it sees, and the value of one."""
-    return sorted(os.environ) + [os.environ.get(text, "")]
+    return [*sorted(os.environ), os.environ.get(text, "")]
 
 
 @server.tool()

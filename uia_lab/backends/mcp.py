@@ -73,6 +73,7 @@ class McpBackend:
             await asyncio.to_thread(__import__, "mcp")
         except ImportError:
             raise BackendFailed(INSTALL) from None
+        self._link.closed = False
 
     async def stop(self) -> None:
         """Closes the connection and ends the server that was started; running answers end with an error."""
@@ -116,7 +117,13 @@ class McpBackend:
         # A task of its own: the SDK's waits are not to be cut by each deadline of a step.
         task = asyncio.create_task(self._call(client, call, request, inbox), name="uia-mcp-call")
         self._calls.add(task)
-        task.add_done_callback(self._calls.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._calls.discard(task)
+            # One that is cancelled before it begins says nothing itself.
+            inbox.fail(BackendFailed("the connection was closed here"))
+
+        task.add_done_callback(ended)
         try:
             yield Started("")
             while True:
@@ -157,9 +164,6 @@ class McpBackend:
         except MCPError as error:
             self._link.doubt(client)
             inbox.fail(BackendFailed(f"{call.tool}: {one_line(error.error.message)[:500]}"))
-        except asyncio.CancelledError:
-            inbox.fail(BackendFailed("the connection was closed here"))
-            raise
         except Exception as error:  # noqa: BLE001 - what the SDK makes of a result that is none
             inbox.fail(BackendFailed(f"{call.tool}: {one_line(str(error))[:500]}"))
 

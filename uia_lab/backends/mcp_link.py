@@ -29,11 +29,15 @@ class McpLink:
     Args:
         opener: Opens a connection.
         what: Names the server in errors.
+
+    Attributes:
+        closed: Whether it opens no connection any more.
     """
 
     def __init__(self, opener: Opener, what: str) -> None:
         self._opener = opener
         self._what = what
+        self.closed = False
         self._opened: asyncio.Future[Client] | None = None
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,6 +48,8 @@ class McpLink:
         Raises:
             BackendFailed: The server cannot be started or reached, or does not greet in time.
         """
+        if self.closed:
+            raise BackendFailed(f"{self._what}: the connection was closed here")
         if self._task is None or self._task.done():
             self._opened = asyncio.get_running_loop().create_future()
             # Whoever began to wait for it may have left.
@@ -81,7 +87,8 @@ class McpLink:
             except (InferenceError, TimeoutError):
                 await self.give_up(client)
 
-        self._begin(look())
+        if not self.closed:
+            self._begin(look())
 
     async def give_up(self, client: "Client") -> None:
         """Closes a connection, unless there is a newer one already."""
@@ -96,6 +103,7 @@ class McpLink:
 
     async def close(self) -> None:
         """Closes the connection, and ends the server if it was started here."""
+        self.closed = True
         self._task = None
         tasks = set(self._tasks)
         for task in tasks:

@@ -120,7 +120,7 @@ def options_of(description: BackendDescription) -> McpOptions:
     if description.endpoint is not None and "env" in given:
         raise BadRequest("options.env is for a command; there is none", param="options.env")
     command = command_of(given["command"], "options.command") if "command" in given else ()
-    tools = dict(_tools(given.get("tools") or {}))
+    tools = dict(_tools(given.get("tools", {})))
     if tools and description.tasks is not None and set(description.tasks) != set(tools):
         raise BadRequest("tasks are those that options.tools says how to ask for", param="tasks")
     return McpOptions(
