@@ -138,7 +138,7 @@ async def test_the_child_sees_harmless_variables_and_its_own_key(build, monkeypa
     listed = {
         "command": TOOLS,
         "tools": {"token-classification": tool("environment")},
-        "env": {"MODE": "test"},
+        "environment": {"MODE": "test"},
     }
     listed["tools"]["token-classification"] |= {"arguments": {"text": "TOOLS_API_KEY"}, "result": "result"}
     backend = await build(options=listed, api_key_env="TOOLS_API_KEY")
@@ -321,16 +321,16 @@ async def test_a_wrong_key_and_a_server_that_is_none(build, peer):
         ({}, "endpoint"),
         ({"endpoint": "http://h/mcp", "options": {"command": ["x"]}}, "options.command"),
         ({"endpoint": "ws://h/mcp"}, "endpoint"),
-        ({"endpoint": "http://h/mcp", "options": {"env": {"A": "b"}}}, "options.env"),
+        ({"endpoint": "http://h/mcp", "options": {"environment": {"A": "b"}}}, "options.environment"),
         ({"endpoint": "http://h/mcp", "options": {"tool": {}}}, "options.tool"),
         ({"endpoint": "http://h/mcp", "dialect": "openai"}, "dialect"),
         ({"options": {"command": "rm -rf /"}}, "options.command"),
         ({"options": {"command": []}}, "options.command"),
         ({"options": {"command": ["a\0b"]}}, "options.command"),
         ({"options": {"command": [" "]}}, "options.command"),
-        ({"options": {"command": ["x"], "env": {"MY_TOKEN": "t"}}}, "options.env.MY_TOKEN"),
-        ({"options": {"command": ["x"], "env": {"A=B": "t"}}}, "options.env"),
-        ({"options": {"command": ["x"], "env": [1]}}, "options.env"),
+        ({"options": {"command": ["x"], "environment": {"MY_TOKEN": "t"}}}, "options.environment.MY_TOKEN"),
+        ({"options": {"command": ["x"], "environment": {"A=B": "t"}}}, "options.environment"),
+        ({"options": {"command": ["x"], "environment": [1]}}, "options.environment"),
         ({"options": {"command": ["x"], "tools": []}}, "options.tools"),
         ({"options": {"command": ["x"], "tools": {"dance": {"tool": "t"}}}}, "task"),
         ({"options": {"command": ["x"], "tools": {"chat": {}}}}, "options.tools.chat"),

@@ -56,7 +56,10 @@ def mcp_backend(
 
     def variables() -> dict[str, str]:
         secret = key()
-        return {**options.env, **({name: secret.reveal()} if name is not None and secret is not None else {})}
+        return {
+            **options.environment,
+            **({name: secret.reveal()} if name is not None and secret is not None else {}),
+        }
 
     if description.endpoint is not None:
         opener, what, protocol = over_http(description.endpoint, key, session), description.endpoint, "http"

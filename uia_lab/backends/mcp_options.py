@@ -15,7 +15,7 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import AUDIO_TRANSCRIPTION, TEXT_GENERATION, canonical_task
 
-OPTIONS = ("command", "env", "tools", "side_effects", "external")
+OPTIONS = ("command", "environment", "tools", "side_effects", "external")
 _FIELDS = ("tool", "arguments", "result", "stream")
 _TEXTS = frozenset({TEXT_GENERATION, AUDIO_TRANSCRIPTION, "summarization", "translation"})
 _PLACE = re.compile(r"\$(prompt|inputs|model|task|parameters)(?:\.(\w+))?")
@@ -85,14 +85,14 @@ class McpOptions:
 
     Args:
         command: What starts the server, where it speaks over stdin and stdout.
-        env: Variables it gets besides the harmless ones.
+        environment: Variables it gets besides the harmless ones.
         tools: How each task is asked for; empty where the server routes requests itself.
         side_effects: Whether a call may change the world; None: what the server says of its tools.
         external: Whether it leaves the machine, costs money or runs code; None: it does.
     """
 
     command: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, ToolCall] = field(default_factory=dict)
     side_effects: bool | None = None
     external: bool | None = None
@@ -117,15 +117,15 @@ def options_of(description: BackendDescription) -> McpOptions:
         )
     if description.endpoint is not None and "command" in given:
         raise BadRequest("give an endpoint or options.command, not both", param="options.command")
-    if description.endpoint is not None and "env" in given:
-        raise BadRequest("options.env is for a command; there is none", param="options.env")
+    if description.endpoint is not None and "environment" in given:
+        raise BadRequest("options.environment is for a command; there is none", param="options.environment")
     command = command_of(given["command"], "options.command") if "command" in given else ()
     tools = dict(_tools(given.get("tools", {})))
     if tools and description.tasks is not None and set(description.tasks) != set(tools):
         raise BadRequest("tasks are those that options.tools says how to ask for", param="tasks")
     return McpOptions(
         command,
-        variables_of(given.get("env"), "options.env"),
+        variables_of(given.get("environment"), "options.environment"),
         tools,
         _flag(given, "side_effects"),
         _flag(given, "external"),

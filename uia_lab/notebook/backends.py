@@ -114,8 +114,9 @@ class Backends:
 
     def add(
         self,
-        endpoint: str,
+        endpoint: str | None = None,
         *,
+        type: str = "api",  # noqa: A002 - what the contract calls it
         id: str | None = None,  # noqa: A002 - what the contract calls it
         name: str | None = None,
         dialect: str | None = None,
@@ -128,8 +129,11 @@ class Backends:
     ) -> OneBackend:
         """Registers an API by its address, and keeps it; which server it is shows by asking.
 
+        An MCP server that is started here has ``options={"command": [...]}`` in place of an address.
+
         Args:
             endpoint: ``http://host:port``, or its base URL.
+            type: ``api``, ``websocket`` or ``mcp``.
             id: Its id; made from the address when absent.
             name: What people call it.
             dialect: ``openai``, ``anthropic``, ``ollama`` ... or a provider such as ``vllm``.
@@ -139,7 +143,8 @@ class Backends:
                 of the server. The key itself never goes through a notebook.
             weight: Share of the traffic against its peers.
             max_concurrency: Requests at once.
-            options: ``headers``, ``query`` and ``body``: what is sent with each call besides.
+            options: Of an API ``headers``, ``query`` and ``body``: what is sent with each call besides. Of an
+                MCP server ``tools``, ``command``, ``environment``, ``side_effects`` and ``external``.
 
         Returns:
             The backend, as the first look found it.
@@ -151,7 +156,7 @@ class Backends:
             BackendFailed: What answers is no known server; the message says what was tried.
         """
         fields: dict[str, Any] = {
-            "type": "api",
+            "type": type,
             "endpoint": endpoint,
             "id": id,
             "name": name,
