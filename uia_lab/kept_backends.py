@@ -150,17 +150,22 @@ class KeptBackends:
         return self._manager.unregister_backend(backend_id)
 
     def _free_id(self, description: BackendDescription) -> str:
-        try:
-            parts = urlsplit(description.endpoint or "")
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            # The factory says what is wrong with such an address.
-            host, port = "", None
-        host = "local" if host in ("localhost", "127.0.0.1", "::1") else host
-        words = (description.type, host, str(port) if port else "")
-        stem = re.sub(r"[^a-z0-9.]+", "-", "-".join(filter(None, words)).lower()).strip("-.")
+        maker = self._factory.makers.get(description.type)
+        words = _of_address(description) if maker is None else maker.stem(description)
+        stem = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")
         taken = {backend.backend_id for backend in self._manager.list_backends()}
         number = 1
         while (name := stem if number == 1 else f"{stem}-{number}") in taken:
             number += 1
         return name
+
+
+def _of_address(description: BackendDescription) -> str:
+    try:
+        parts = urlsplit(description.endpoint or "")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # The factory says what is wrong with such an address.
+        host, port = "", None
+    host = "local" if host in ("localhost", "127.0.0.1", "::1") else host
+    return "-".join(filter(None, (description.type, host, str(port) if port else "")))

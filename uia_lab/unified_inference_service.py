@@ -12,8 +12,10 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
 from uia_lab.backends.factory import BackendFactory, secrets_of
+from uia_lab.backends.mcp_maker import McpMaker
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery
+from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.application import HttpServer
 from uia_lab.doors.mcp import INSTALL as MCP_INSTALL
@@ -81,7 +83,13 @@ class UnifiedInferenceService:
             secrets_of(self.config),
             EndpointPolicy(self.config.allowed_endpoint_hosts),
             self._manager.instance_id,
-            mcp=self.config.enable_mcp,
+        )
+        self._factory.makers[BackendType.MCP] = McpMaker(
+            self._factory.secrets,
+            self._factory.endpoints,
+            self._factory.session,
+            self._manager.instance_id,
+            enabled=self.config.enable_mcp,
         )
         self.backends = KeptBackends(self._manager, self._factory)
         self.apis: ApiDiscovery | None = None

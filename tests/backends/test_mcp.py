@@ -12,7 +12,8 @@ import pytest
 from tests.upstreams.uia_server import KEY, uia_servers
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secrets
-from uia_lab.backends.factory import BackendFactory
+from uia_lab.backends.client_session import SharedSession
+from uia_lab.backends.mcp_maker import McpMaker
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import (
@@ -44,12 +45,13 @@ def generation(name, **fields):
 @pytest.fixture
 async def build():
     secrets = Secrets(environ={"TOOLS_API_KEY": "sk-of-the-tools", "PEER_API_KEY": KEY})
-    factory = BackendFactory(secrets, EndpointPolicy(), "uia-me")
+    session = SharedSession(EndpointPolicy())
+    maker = McpMaker(secrets, EndpointPolicy(), session, "uia-me")
     built = []
 
     async def build(endpoint=None, **fields):
         described = BackendDescription(id="tools", type="mcp", endpoint=endpoint, **fields)
-        backend = factory.build(await factory.complete(described))
+        backend = maker.build(await maker.complete(described))
         built.append(backend)
         await backend.start()
         return backend
@@ -57,7 +59,7 @@ async def build():
     yield build
     for backend in built:
         await backend.stop()
-    await factory.close()
+    await session.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-mcp")]
 
 
@@ -254,7 +256,7 @@ async def test_our_own_door_is_asked_without_a_mapping(build, peer):
     assert (await narrowed.probe()).models == {"vectors"}
 
 
-async def test_the_hop_guard_refuses_circles_in_both_directions(build, peer):
+async def test_the_hop_guard_refuses_circles_in_both_directions(build, peer, monkeypatch):
     backend = await build(peer.url + "mcp", api_key_env="PEER_API_KEY")
     with pytest.raises(LoopDetected):
         await ask(backend, model="echo", via=(peer.manager.instance_id,))
@@ -265,7 +267,7 @@ async def test_the_hop_guard_refuses_circles_in_both_directions(build, peer):
     description = BackendDescription(
         id="me", type="mcp", endpoint=peer.url + "mcp", api_key_env="OWN_API_KEY"
     )
-    peer.service.backends._factory.secrets = Secrets(environ={"OWN_API_KEY": KEY})
+    monkeypatch.setenv("OWN_API_KEY", KEY)
     info = await peer.service.backends.add(description)
     assert info.status is BackendStatus.OFFLINE
     assert "leads back to this very instance" in info.reason
@@ -358,13 +360,24 @@ async def test_a_wrong_key_and_a_server_that_is_none(build, peer):
     ],
 )
 async def test_what_is_wrong_in_a_description_is_named(fields, param):
-    factory = BackendFactory(Secrets(), EndpointPolicy(), "uia-me")
+    maker = McpMaker(Secrets(), EndpointPolicy(), SharedSession(EndpointPolicy()), "uia-me")
     with pytest.raises(BadRequest) as caught:
-        await factory.complete(BackendDescription(id="x", type="mcp", **fields))
+        await maker.complete(BackendDescription(id="x", type="mcp", **fields))
     assert caught.value.param == param
 
 
 async def test_mcp_servers_can_be_switched_off():
-    factory = BackendFactory(Secrets(), EndpointPolicy(), "uia-me", mcp=False)
+    session = SharedSession(EndpointPolicy())
+    maker = McpMaker(Secrets(), EndpointPolicy(), session, "uia-me", enabled=False)
     with pytest.raises(Unsupported, match="enable_mcp"):
-        await factory.complete(BackendDescription(id="x", type="mcp", options={"command": ["x"]}))
+        await maker.complete(BackendDescription(id="x", type="mcp", options={"command": ["x"]}))
+
+
+def test_an_id_is_made_of_what_there_is():
+    maker = McpMaker(Secrets(), EndpointPolicy(), SharedSession(EndpointPolicy()), "uia-me")
+    for fields, stem in (
+        ({"endpoint": "http://127.0.0.1:8000/mcp"}, "mcp-127.0.0.1:8000"),
+        ({"options": {"command": ["/usr/bin/server-of-tools.py"]}}, "mcp-server-of-tools"),
+        ({"endpoint": "http://[::1"}, "mcp"),
+    ):
+        assert maker.stem(BackendDescription(id="", type="mcp", **fields)) == stem

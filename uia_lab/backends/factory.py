@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,7 +11,6 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.http import HttpBackend
-from uia_lab.backends.mcp_factory import as_mcp, mcp_backend
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
 from uia_lab.backends.recognise import Recognised, recognise
 from uia_lab.backends.websocket import WebSocketBackend
@@ -24,11 +23,7 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, Unauthenticated, Un
 # Our own messages, those of `/ws`.
 SOCKET_DIALECT = "uia"
 SOCKET_CONCURRENCY = 32
-_SCHEMES = {
-    BackendType.API: ("http", "https"),
-    BackendType.WEBSOCKET: ("ws", "wss", "http", "https"),
-    BackendType.MCP: ("http", "https"),
-}
+_SCHEMES = {BackendType.API: ("http", "https"), BackendType.WEBSOCKET: ("ws", "wss", "http", "https")}
 _OPTIONS = ("provider", "headers", "query", "body")
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key", "x-goog-api-key"}
@@ -42,6 +37,22 @@ def secrets_of(config: InferenceServiceConfig) -> Secrets:
     return Secrets(config.api_key_files, variables=variables | set(config.api_key_variables))
 
 
+class Maker(Protocol):
+    """Makes the backends of one kind that is not known by an address."""
+
+    def stem(self, description: BackendDescription) -> str:
+        """What an id begins with where nobody gave one."""
+
+    async def complete(self, description: BackendDescription) -> BackendDescription:
+        """The description with what it leaves open."""
+
+    def build(self, description: BackendDescription) -> Backend:
+        """The backend of a complete description; nothing is asked or opened yet."""
+
+    async def close(self) -> None:
+        """Ends what it has under way."""
+
+
 class BackendFactory:
     """Knows the kinds of backend that are described in words, and owns what they share.
 
@@ -49,17 +60,17 @@ class BackendFactory:
         secrets: Where keys are found.
         endpoints: Which addresses may be called.
         instance_id: Our own name, for the guard against loops.
-        mcp: Whether MCP servers are taken as backends.
+
+    Attributes:
+        makers: Who makes the kinds that are not known by an address.
     """
 
-    def __init__(
-        self, secrets: Secrets, endpoints: EndpointPolicy, instance_id: str, *, mcp: bool = True
-    ) -> None:
+    def __init__(self, secrets: Secrets, endpoints: EndpointPolicy, instance_id: str) -> None:
         self.secrets = secrets
         self.endpoints = endpoints
         self.instance_id = instance_id
         self.session = SharedSession(endpoints)
-        self._mcp_taken = mcp
+        self.makers: dict[str, Maker] = {}
 
     async def complete(self, description: BackendDescription) -> BackendDescription:
         """The description with what it leaves open: base URL, dialect, tasks, key, concurrency.
@@ -73,9 +84,8 @@ class BackendFactory:
             Unauthenticated: A key is needed that is not there.
             BackendFailed: What answers is no known server; the message says what was tried.
         """
-        if description.type == BackendType.MCP:
-            await self._secret(description.api_key_env)
-            return as_mcp(self._mcp(description))
+        if (maker := self.makers.get(description.type)) is not None:
+            return await maker.complete(description)
         endpoint = self._endpoint(description)
         if description.type == BackendType.WEBSOCKET:
             await self._secret(description.api_key_env)
@@ -125,8 +135,8 @@ class BackendFactory:
             BadRequest: A field is wrong; ``param`` names it.
             NotAllowed: The endpoint may not be called.
         """
-        if description.type == BackendType.MCP:
-            return mcp_backend(as_mcp(self._mcp(description)), self.secrets, self.session, self.instance_id)
+        if (maker := self.makers.get(description.type)) is not None:
+            return maker.build(description)
         endpoint = self._endpoint(description)
         if description.type == BackendType.WEBSOCKET:
             return self._socket(_as_socket(description, endpoint))
@@ -158,6 +168,8 @@ class BackendFactory:
 
     async def close(self) -> None:
         """Closes the connections of every backend it built."""
+        for maker in self.makers.values():
+            await maker.close()
         await self.session.close()
 
     def _endpoint(self, description: BackendDescription) -> str:
@@ -175,13 +187,6 @@ class BackendFactory:
                 f"the endpoint of a backend of type {kind} begins with {schemes}", param="endpoint"
             )
         return endpoint
-
-    def _mcp(self, description: BackendDescription) -> BackendDescription:
-        if not self._mcp_taken:
-            raise Unsupported("MCP servers are not taken as backends here (enable_mcp)", param="type")
-        if description.endpoint is None:
-            return description
-        return msgspec.structs.replace(description, endpoint=self._endpoint(description))
 
     def _socket(self, description: BackendDescription) -> WebSocketBackend:
         name = description.api_key_env

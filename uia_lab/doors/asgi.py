@@ -1,14 +1,16 @@
 """Runs an ASGI application as the answer of a tornado handler."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, TypeAlias
 
-from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from uia_lab.doors.forms import KEPT_TYPE
 from uia_lab.doors.outflow import taken
+
+log = logging.getLogger(__name__)
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -49,12 +51,14 @@ class Exchange:
         """
         try:
             await application(self._scope() | scope, self._receive, self._send)
-        except (StreamClosedError, OSError):
-            # What an application that was told of the disconnect still has to say is nobody's any more.
+        except Exception:
             if not self._gone.is_set():
                 raise
-        if not self._gone.is_set() and not self._handler._finished:  # noqa: SLF001 - it has no other name
-            self._handler.finish()
+            # What breaks in an application whose client has left is of no consequence.
+            log.debug("after a disconnect", exc_info=True)
+        if self._gone.is_set() and not self._handler._headers_written:  # noqa: SLF001 - it has no other name
+            # It was not the client that left: there is somebody to be told.
+            self._handler.set_status(503)
 
     def _scope(self) -> dict[str, Any]:
         request = self._handler.request

@@ -36,25 +36,22 @@ class BackendsDoor(Door):
         )
 
     async def post(self) -> None:
-        """Registers a backend by its address and gives what the first look found; it is kept."""
+        """Registers a backend by its description and gives what the first look found; it is kept."""
         fields = Fields(self.json_body())
         fields.only(DESCRIBED)
-        endpoint, options = fields.text("endpoint"), fields.mapping("options") or {}
-        if endpoint is None and "command" not in options:
-            raise BadRequest("endpoint is missing: http://host:port", param="endpoint")
         models, tasks = fields.strings("models"), fields.strings("tasks")
         description = BackendDescription(
             id=fields.text("id", 128) or "",
             type=member(BackendType, fields.text("type") or BackendType.API, "type").value,
             name=fields.text("name", 256),
-            endpoint=endpoint,
+            endpoint=fields.text("endpoint"),
             dialect=fields.text("dialect", 64),
             models=None if models is None else tuple(models),
             tasks=None if tasks is None else tuple(canonical_task(task) for task in tasks),
             api_key_env=fields.text("api_key_env", 256),
             weight=fields.number("weight", 1e-6, 1e6) or 1.0,
             max_concurrency=fields.whole("max_concurrency", 1, MOST),
-            options=options,
+            options=fields.mapping("options") or {},
         )
         self.answer((await self.service.backends.add(description)).to_dict(), 201)
 

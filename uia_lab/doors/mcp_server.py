@@ -97,7 +97,7 @@ class ServiceServer:
         try:
             caller.principal.require(*tool.scopes)
             asked = _arguments(tool, params.arguments or {})
-            via = via_of(meta) or caller.via
+            via = (*caller.via, *via_of(meta))
             progress = context.session.report_progress
 
             async def tell(count: int, text: str) -> None:
