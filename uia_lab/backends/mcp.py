@@ -212,7 +212,8 @@ class McpBackend:
         return BackendCapabilities(
             supported_tasks=tasks,
             supported_models=models,
-            supports_streaming=any(call.stream for call in calls),
+            # One that does not may take its time before it says anything.
+            supports_streaming=all(call.stream for call in calls),
             protocols={"mcp", self._protocol},
             side_effects=side_effects,
             external=self._options.external,
