@@ -41,6 +41,9 @@ class InferenceServiceConfig(Configurable):
     enable_cli_backends = Bool(True, help="Discover command-line tools, and run those that were added.").tag(
         config=True, env="UIA_ENABLE_CLI_BACKENDS"
     )
+    enable_mcp = Bool(True, help="Open the MCP door `mcp`, and take MCP servers as backends.").tag(
+        config=True
+    )
 
     backend_health_checks = Bool(True, help="Probe backends in the background.").tag(config=True)
     backend_health_check_interval = Float(

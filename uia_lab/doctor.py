@@ -32,6 +32,7 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "transformers": ("engine", "safetensors models"),
     "pandas": ("reports", "DataFrames"),
     "plotly": ("reports", "figures"),
+    "mcp": ("mcp", "MCP door and backends"),
     "keyring": ("keyring", "keys in the system's keyring"),
     "jupyterlab": ("all", "notebooks"),
 }

@@ -14,12 +14,15 @@ from uia_lab.access.limits import Limiter
 from uia_lab.backends.cli.maker import CliMaker
 from uia_lab.backends.cli.surroundings import House
 from uia_lab.backends.factory import BackendFactory, secrets_of
+from uia_lab.backends.mcp_maker import McpMaker
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery, Found
 from uia_lab.discovery.tools import ToolDiscovery
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BadRequest, NoBackendAvailable
 from uia_lab.doors.application import HttpServer
+from uia_lab.doors.mcp import INSTALL as MCP_INSTALL
+from uia_lab.doors.mcp import is_installed as mcp_is_installed
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
 from uia_lab.inference_backend_manager import BackendManager, get_backend_manager
@@ -93,6 +96,13 @@ class UnifiedInferenceService:
             enabled=self.config.enable_cli_backends,
         )
         self._factory.makers[BackendType.CLI] = self._tools
+        self._factory.makers[BackendType.MCP] = McpMaker(
+            self._factory.secrets,
+            self._factory.endpoints,
+            self._factory.session,
+            self._manager.instance_id,
+            enabled=self.config.enable_mcp,
+        )
         self.backends = KeptBackends(self._manager, self._factory)
         self.apis: ApiDiscovery | None = None
         self.tools: ToolDiscovery | None = None
@@ -176,6 +186,7 @@ class UnifiedInferenceService:
         self._parts["websocket"] = (
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
+        self._parts["mcp"] = self._mcp()
         self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
         if listen:
             await self._part("http_server", config.enable_hf_server, self._listen)
@@ -219,6 +230,11 @@ class UnifiedInferenceService:
             # Whatever keeps one part from starting, the others are of use without it.
             log.warning("%s did not start: %s", name, error)
             self._parts[name] = Part("failed", str(error))
+
+    def _mcp(self) -> Part:
+        if not self.config.enable_mcp:
+            return Part("off", "enable_mcp")
+        return Part("running", "mcp") if mcp_is_installed() else Part("unavailable", MCP_INSTALL)
 
     def _missing(self, name: str, wanted: bool, listed: list[str]) -> None:
         if wanted:

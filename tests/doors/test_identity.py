@@ -38,6 +38,7 @@ TAKES = {
     "/requests": {"GET": BOTH},
     "/requests/([^/]+)": {"GET": BOTH, "DELETE": INFER},
     "/metrics": {"GET": READ},
+    "/mcp": {"GET": BOTH, "POST": BOTH, "DELETE": BOTH},
     "/ws/([^/]+)": {"GET": BOTH},
     "/(.*)": dict.fromkeys(METHODS, READ),
 }

@@ -116,7 +116,7 @@ class Backends:
         self,
         endpoint: str | None = None,
         *,
-        type: str = "api",  # noqa: A002 - as above
+        type: str = "api",  # noqa: A002 - what the contract calls it
         id: str | None = None,  # noqa: A002 - what the contract calls it
         name: str | None = None,
         dialect: str | None = None,
@@ -132,9 +132,11 @@ class Backends:
         An API is known by its address, and which server it is shows by asking; a command-line tool and a
         hybrid are known by their options.
 
+        An MCP server that is started here has ``options={"command": [...]}`` in place of an address.
+
         Args:
             endpoint: ``http://host:port``, or its base URL; tools and hybrids have none.
-            type: ``api``, ``websocket``, ``cli`` or ``hybrid``.
+            type: ``api``, ``websocket``, ``cli``, ``mcp`` or ``hybrid``.
             id: Its id; made from the address when absent.
             name: What people call it.
             dialect: ``openai``, ``anthropic``, ``ollama`` ... or a provider such as ``vllm``.
@@ -145,7 +147,8 @@ class Backends:
             weight: Share of the traffic against its peers.
             max_concurrency: Requests at once.
             options: Of an API ``headers``, ``query`` and ``body``: what is sent with each call besides. Of a
-                tool ``tool`` or ``command`` and more, see docs/cli.md. Of a hybrid ``parts``.
+                tool ``tool`` or ``command`` and more, see docs/cli.md. Of an MCP server ``tools``, ``command``,
+                ``environment``, ``side_effects`` and ``external``, see docs/mcp.md. Of a hybrid ``parts``.
 
         Returns:
             The backend, as the first look found it.
