@@ -51,7 +51,11 @@ def _nothing_to_find():
 
 @pytest.fixture(autouse=True)
 def _own_store(stores, monkeypatch):
-    monkeypatch.setenv("UIA_STORE_PATH", str(stores / f"{next(_numbers)}.sqlite3"))
+    number = next(_numbers)
+    monkeypatch.setenv("UIA_STORE_PATH", str(stores / f"{number}.sqlite3"))
+    monkeypatch.setenv("LIBP2P_KEY_PATH", str(stores / f"{number}.key"))
+    # Nobody on the network of whoever runs the tests is to be found.
+    monkeypatch.setenv("LIBP2P_ENABLE_MDNS", "false")
 
 
 @pytest.fixture

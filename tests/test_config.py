@@ -24,7 +24,17 @@ def test_environment_of_each_kind(monkeypatch):
     monkeypatch.setenv("LIBP2P_BOOTSTRAP_PEERS", "/ip4/127.0.0.1/tcp/1, /ip4/127.0.0.1/tcp/2")
     monkeypatch.setenv("HF_AUTO_DISCOVER", "false")
     monkeypatch.setenv("HF_SERVER_PORT", "0")
+    monkeypatch.setenv("LIBP2P_ENABLE", "true")
+    monkeypatch.setenv("LIBP2P_MODE", "open")
+    monkeypatch.setenv("LIBP2P_NETWORK", "lab")
+    monkeypatch.setenv("LIBP2P_LISTEN", "/ip4/127.0.0.1/tcp/4001")
+    monkeypatch.setenv("LIBP2P_KEY_PATH", "/x/p2p.key")
+    monkeypatch.setenv("LIBP2P_ENABLE_MDNS", "false")
+    monkeypatch.setenv("LIBP2P_DISCOVERY_INTERVAL", "5")
     config = InferenceServiceConfig()
+    assert (config.enable_libp2p, config.p2p_mode, config.p2p_network) == (True, "open", "lab")
+    assert (config.p2p_listen, config.p2p_key_path) == (["/ip4/127.0.0.1/tcp/4001"], "/x/p2p.key")
+    assert (config.libp2p_enable_mdns, config.libp2p_discovery_interval) == (False, 5.0)
     assert config.libp2p_bootstrap_peers == ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2"]
     assert config.hf_auto_discover_skills is False
     assert config.hf_server_port == 0
@@ -37,6 +47,8 @@ def test_environment_of_each_kind(monkeypatch):
         ("HF_SERVER_PORT", "70000", "hf_server_port"),
         ("HF_AUTO_DISCOVER", "perhaps", "hf_auto_discover_skills"),
         ("UIA_EXTERNAL_POLICY", "sometimes", "external_policy"),
+        ("LIBP2P_MODE", "public", "p2p_mode"),
+        ("LIBP2P_DISCOVERY_INTERVAL", "0", "libp2p_discovery_interval"),
     ],
 )
 def test_a_bad_environment_names_variable_setting_and_value(monkeypatch, variable, value, setting):

@@ -107,9 +107,46 @@ class InferenceServiceConfig(Configurable):
     log_retention_days = Float(30.0, min=0.001, help="Days a request stays in the log.").tag(config=True)
     log_max_rows = Int(1_000_000, min=1, help="Requests the log keeps at most.").tag(config=True)
 
-    libp2p_bootstrap_peers = List(Unicode(), help="Multiaddrs of peers to dial first.").tag(
-        config=True, env="LIBP2P_BOOTSTRAP_PEERS"
+    p2p_mode = Enum(
+        ["off", "private", "open"],
+        "private",
+        help="Who may connect: nobody, peers trusted by id or by an invite, or anybody of the network.",
+    ).tag(config=True, env="LIBP2P_MODE")
+    p2p_network = Unicode("default", help="Name of the network; peers of another one are refused.").tag(
+        config=True, env="LIBP2P_NETWORK"
     )
+    p2p_listen = List(
+        Unicode(),
+        ["/ip4/127.0.0.1/tcp/0"],
+        help="Multiaddrs to listen at; port 0 takes a free one. Other machines reach this one only at an "
+        "address of their network; /ip4/0.0.0.0/tcp/4001 is every address.",
+    ).tag(config=True, env="LIBP2P_LISTEN")
+    p2p_key_path = Unicode(
+        "",
+        help="File of the key that peers know this node by; empty takes uia_lab/p2p.key in Jupyter's data "
+        "folder.",
+    ).tag(config=True, env="LIBP2P_KEY_PATH")
+    p2p_shared_models = List(
+        Unicode(),
+        ["*"],
+        help="Models that peers may ask for, by name or pattern, as far as they run on this machine; empty "
+        "lends nothing.",
+    ).tag(config=True)
+    p2p_shared_tasks = List(Unicode(), help="Tasks that peers may ask for; empty takes all.").tag(config=True)
+    p2p_lent_backends = List(
+        Unicode(),
+        help="Ids of backends that are lent to peers although they leave the machine, cost money, are called "
+        "with a key or run code; no other such backend ever is.",
+    ).tag(config=True)
+    libp2p_bootstrap_peers = List(
+        Unicode(), help="Multiaddrs of peers to dial first, each with /p2p/<peer id>."
+    ).tag(config=True, env="LIBP2P_BOOTSTRAP_PEERS")
+    libp2p_enable_mdns = Bool(
+        True, help="Look for peers on the local network, and be found there; not where only loopback listens."
+    ).tag(config=True, env="LIBP2P_ENABLE_MDNS")
+    libp2p_discovery_interval = Float(
+        60.0, min=0.1, max=86_399.0, help="Upper bound in seconds between two rounds of looking for peers."
+    ).tag(config=True, env="LIBP2P_DISCOVERY_INTERVAL")
     api_backends = List(Unicode(), help="APIs to discover; empty takes all.").tag(config=True)
     discovery_ports = List(
         Int(),

@@ -5,7 +5,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from uia_lab.discovery.apis import ApiDiscovery, Found
 from uia_lab.discovery.tools import ToolDiscovery
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.peer_network import default_key_path
 from uia_lab.store.database import MEMORY, default_path
 from uia_lab.store.filesystems import network_file_system
 
@@ -34,6 +37,8 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "plotly": ("reports", "figures"),
     "mcp": ("mcp", "MCP door and backends"),
     "keyring": ("keyring", "keys in the system's keyring"),
+    "libp2p": ("p2p", "peers; compiles fastecdsa, which needs gcc and libgmp-dev"),
+    "zeroconf": ("p2p", "peers of the local network"),
     "jupyterlab": ("all", "notebooks"),
 }
 
@@ -68,7 +73,14 @@ async def examine(config: InferenceServiceConfig) -> list[Finding]:
         config: The settings of the service that would start here.
     """
     local = await asyncio.to_thread(
-        lambda: [*_packages(), *_models(), *_store(config), *_extension(), *_keys(config)]
+        lambda: [
+            *_packages(),
+            *_models(),
+            *_store(config),
+            *_peers(config),
+            *_extension(),
+            *_keys(config),
+        ]
     )
     found = [_as_finding(found) for found in await _discovered(config)]
     return [*local, *await _tools(config), *found]
@@ -110,6 +122,36 @@ def _store(config: InferenceServiceConfig) -> Iterator[Finding]:
     remedy = "set store_path (UIA_STORE_PATH) to a local disk" if kind else ""
     where = f"on a network file system ({kind})" if kind else "on a local disk"
     yield Finding("store", str(path), NOTE if kind else OK, f"{where}, {free:.1f} GB free", remedy)
+
+
+def _peers(config: InferenceServiceConfig) -> Iterator[Finding]:
+    if not config.enable_libp2p or config.p2p_mode == "off":
+        remedy = "set enable_libp2p=True (LIBP2P_ENABLE=true) to borrow and lend models"
+        yield Finding("p2p", "network", NOTE, "off", remedy)
+        return
+    where = ", ".join(config.p2p_listen)
+    name = f"{config.p2p_network} ({config.p2p_mode})"
+    if config.p2p_mode == "open":
+        remedy = "p2p_mode=private lets in whom you trust"
+        yield Finding("p2p", name, NOTE, f"whoever finds it may use what is lent; listens at {where}", remedy)
+    elif all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in config.p2p_listen):
+        remedy = "set p2p_listen (LIBP2P_LISTEN) to an address of your network"
+        yield Finding("p2p", name, NOTE, f"no other machine can connect; listens at {where}", remedy)
+    else:
+        yield Finding("p2p", name, OK, f"listens at {where}")
+    try:
+        import_module("fastecdsa._ecdsa")
+    except ImportError as error:
+        if find_spec("fastecdsa") is not None:
+            remedy = "install libgmp (apt install libgmp10, brew install gmp)"
+            yield Finding("p2p", "libgmp", MISSING, f"fastecdsa cannot be loaded: {error}", remedy)
+    key = Path(config.p2p_key_path).expanduser() if config.p2p_key_path else default_key_path()
+    if not key.exists():
+        yield Finding("p2p", str(key), NOTE, "no key yet; made at the first start")
+    elif key.stat().st_mode & 0o077:
+        yield Finding("p2p", str(key), MISSING, "others may read this node's key", f"chmod 600 {key}")
+    else:
+        yield Finding("p2p", str(key), OK, "the key by which peers know this node")
 
 
 def _extension() -> Iterator[Finding]:

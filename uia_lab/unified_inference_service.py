@@ -29,6 +29,8 @@ from uia_lab.inference_backend_manager import BackendManager, get_backend_manage
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
+from uia_lab.p2p.node import P2PNode
+from uia_lab.peer_network import PeerNetwork
 from uia_lab.store.request_log import RequestLog
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
@@ -70,6 +72,7 @@ class UnifiedInferenceService:
         door_url: Where somebody else's server carries the doors, for processes of this machine.
         kept: What outlives it.
         models: The models of this machine.
+        peers: The network of peers.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class UnifiedInferenceService:
         self.tools: ToolDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.peers = PeerNetwork(self.config, self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -148,9 +152,9 @@ class UnifiedInferenceService:
         """The HTTP server, or None where none listens (switched off, or inside Jupyter)."""
         return self._server
 
-    def get_p2p_node(self) -> None:
-        """The libp2p node; None, since this version has none."""
-        return
+    def get_p2p_node(self) -> P2PNode | None:
+        """The libp2p node, or None where it is off or could not start."""
+        return self.peers.node
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -187,13 +191,13 @@ class UnifiedInferenceService:
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
         self._parts["mcp"] = self._mcp()
-        self._missing("libp2p", config.enable_libp2p, config.libp2p_bootstrap_peers)
         if listen:
             await self._part("http_server", config.enable_hf_server, self._listen)
         await self._part("backends", bool(config.backends), self._register_backends, "none is configured")
         # After the store, whose backends come first, and the server, whose own port is not looked at.
         await self._part("api_backends", config.enable_api_backends, self._discover_apis)
         await self._part("cli_backends", config.enable_cli_backends, self._discover_tools)
+        await self._part("libp2p", config.enable_libp2p and config.p2p_mode != "off", self._join_peers)
         self._ready = True
 
     async def stop(self) -> None:
@@ -208,6 +212,7 @@ class UnifiedInferenceService:
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
+        await self._within(self.peers.stop(), "the network of peers")
         await self._within(self._manager.aclose(), "the manager")
         await self._within(self.models.close(), "the local models")
         await self._within(self.backends.close(), "the connections to backends")
@@ -277,6 +282,12 @@ class UnifiedInferenceService:
 
     def _url_of_doors(self) -> str | None:
         return self.door_url or (self._server.url if self._server is not None else None)
+
+    async def _join_peers(self) -> str:
+        store = self.kept.store
+        return await self.peers.start(
+            None if store is None else store.peers, lasting=store is not None and store.lasting
+        )
 
     def _own_ports(self) -> set[int]:
         port = urlsplit(self._server.url).port if self._server is not None else None

@@ -15,6 +15,7 @@ from tornado.websocket import WebSocketHandler
 from uia_lab.access.principals import ADMIN, INFER, OUR_PRINCIPALS, READ, Principal
 from uia_lab.domain.errors import NotAllowed, Unauthenticated
 from uia_lab.domain.keys import KEY_PRINCIPAL
+from uia_lab.domain.peers import PEER_PRINCIPAL
 from uia_lab.doors.base import Door
 
 RESOURCE = "uia"
@@ -135,5 +136,6 @@ def _declared(function: Callable[..., Any], *, public: bool) -> Callable[..., An
 def _name(user: User) -> str:
     # Jupyter's single token stands for nobody in particular: it makes up a new name at each request.
     name = "jupyter" if user.name and user.name.startswith("Anonymous ") else str(user.username)
-    # Nobody may pass for the holder of a key, or for a principal of ours.
-    return f"user:{name}" if name.startswith(KEY_PRINCIPAL) or name in OUR_PRINCIPALS else name
+    # Nobody may pass for the holder of a key, for a peer, or for a principal of ours.
+    taken = name.startswith((KEY_PRINCIPAL, PEER_PRINCIPAL)) or name in OUR_PRINCIPALS
+    return f"user:{name}" if taken else name

@@ -76,6 +76,9 @@ def _environment(home, token):
         "JUPYTERLAB_SETTINGS_DIR": str(settings),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
         "IPYTHONDIR": str(home / "ipython"),
+        "LIBP2P_ENABLE": "true",
+        "LIBP2P_ENABLE_MDNS": "false",
+        "LIBP2P_NETWORK": f"e2e-{secrets.token_hex(4)}",
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 

@@ -193,7 +193,7 @@ class BackendFactory:
         name = description.api_key_env
         return WebSocketBackend(
             description.endpoint or "",
-            (lambda: None) if name is None else (lambda: self.secrets.find(name)),
+            None if name is None else (lambda: self.secrets.find(name)),
             instance_id=self.instance_id,
             models=description.models,
             tasks=description.tasks,

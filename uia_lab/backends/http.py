@@ -121,6 +121,11 @@ class HttpBackend:
         return self._external
 
     @property
+    def keyed(self) -> bool:
+        """Whether it is called with somebody's key."""
+        return self.description.api_key_env is not None
+
+    @property
     def capabilities(self) -> BackendCapabilities:
         """What it can do, as far as its kind and its description say."""
         given = self.description.tasks

@@ -76,12 +76,15 @@ class WebSocketBackend:
 
     Args:
         endpoint: Where the server is: ``ws://host:port/ws``, or its plain address.
-        key: Finds the key of that server; called off the loop.
+        key: Finds the key of that server; called off the loop. None where it has none.
         instance_id: Id of this instance, which goes along so that no request runs in circles.
         models: Models it is asked for; those the server lists when absent.
         tasks: Tasks it is asked for; those the server lists when absent.
         policy: Which addresses may be called.
         shape: How the endpoint words its messages.
+
+    Attributes:
+        keyed: Whether it is called with somebody's key.
 
     Raises:
         BadRequest: The endpoint is no address of a server.
@@ -91,7 +94,7 @@ class WebSocketBackend:
     def __init__(
         self,
         endpoint: str,
-        key: Callable[[], Secret | None] = lambda: None,
+        key: Callable[[], Secret | None] | None = None,
         *,
         instance_id: str = "",
         models: Iterable[str] | None = None,
@@ -106,13 +109,14 @@ class WebSocketBackend:
         self._link = SocketLink(
             endpoint,
             self._instance_id,
-            key,
+            key or (lambda: None),
             opened=self._opened,
             receive=self._receive,
             lost=self._lost,
             policy=policy,
         )
         self.endpoint = self._link.endpoint
+        self.keyed = key is not None
         self._inboxes = Inboxes(self._stop_there)
         self._numbers = itertools.count(1)
         self._task: asyncio.Task[None] | None = None

@@ -121,6 +121,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
         routing: Hints of the caller.
         resumed: What was delivered already, for a backend that says it can continue.
         permitted_types: Types of backend the caller's key permits; empty permits all.
+        lent: Ids of the only backends that may serve it, for a caller who borrows; None for all others.
         id: Unique id, given back as ``x-request-id``.
 
     Raises:
@@ -139,6 +140,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     routing: RoutingHints = RoutingHints()
     resumed: Resumed | None = None
     permitted_types: frozenset[BackendType] = frozenset()
+    lent: frozenset[str] | None = None
     id: str = msgspec.field(default_factory=new_request_id)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
+from uia_lab.doors.peers import AcceptDoor, InviteDoor, InvitesDoor, PeersDoor, TrustDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
 from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
@@ -49,6 +50,11 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/aliases/(.+)", AliasDoor),
         (r"/keys", KeysDoor),
         (r"/keys/([^/]+)", KeyDoor),
+        (r"/peers", PeersDoor),
+        (r"/peers/accept", AcceptDoor),
+        (r"/peers/invites", InvitesDoor),
+        (r"/peers/invites/([^/]+)", InviteDoor),
+        (r"/peers/([^/]+)/trust", TrustDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
         (r"/metrics", MetricsDoor),

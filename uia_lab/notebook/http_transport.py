@@ -206,6 +206,32 @@ class HttpTransport:
         """Takes a backend out."""
         await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
 
+    async def peers(self) -> dict[str, Any]:
+        """The network of peers of the server."""
+        return await self._told("GET", "peers")
+
+    async def invite_peer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes an invite."""
+        return await self._told("POST", "peers/invites", json=dict(fields))
+
+    async def withdraw_invite(self, invite_id: str) -> None:
+        """Takes an invite back; one that is used meanwhile is fine."""
+        with contextlib.suppress(errors.ModelNotFound):
+            await self._told("DELETE", f"peers/invites/{quote(invite_id, safe='')}")
+
+    async def accept_invite(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Uses an invite; the server dials the peer before it answers."""
+        return await self._told("POST", "peers/accept", json=dict(fields), read_s=LOOK_S)
+
+    async def trust_peer(self, peer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Trusts a peer."""
+        return await self._told("POST", f"peers/{quote(peer_id, safe='')}/trust", json=dict(fields))
+
+    async def revoke_peer(self, peer_id: str) -> None:
+        """Trusts a peer no more; one that is gone meanwhile is fine."""
+        with contextlib.suppress(errors.ModelNotFound):
+            await self._told("DELETE", f"peers/{quote(peer_id, safe='')}/trust")
+
     async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._asked(method, path, **options) as response:
             told: dict[str, Any] = await response.json()

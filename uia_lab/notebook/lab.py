@@ -22,6 +22,7 @@ from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
+from uia_lab.notebook.peers import Peers
 from uia_lab.notebook.presenters import presenter_here
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.status import StatusReport
@@ -112,6 +113,22 @@ class Lab:
             lambda backend_id, fields: self._ask(transport.change_backend, backend_id, fields),
             lambda backend_id: self._ask(transport.probe_backend, backend_id),
             lambda backend_id: self._ask(transport.remove_backend, backend_id),
+        )
+
+    def peers(self) -> Peers:
+        """The network of peers: who lends and who may borrow; with ``invite()`` and ``accept(link)``.
+
+        A peer that is asked reads the prompt: whoever runs it can see what you ask.
+        """
+        transport = self._transport
+        return Peers(
+            self._ask(transport.peers),
+            lambda fields: self._ask(transport.invite_peer, fields),
+            lambda invite_id: self._ask(transport.withdraw_invite, invite_id),
+            lambda fields: self._ask(transport.accept_invite, fields),
+            lambda peer_id, fields: self._ask(transport.trust_peer, peer_id, fields),
+            lambda peer_id: self._ask(transport.revoke_peer, peer_id),
+            live=self._peer_map,
         )
 
     def hardware(self) -> HardwareReport:
@@ -301,6 +318,19 @@ class Lab:
             direct=self._transport.kind == "server",
             spawn=self._spawn,
             fetch=self._transport.status,
+        )
+
+    def _peer_map(self, report: dict[str, Any]) -> Any:
+        """A live map of the peers, fed by the browser or, failing that, from here."""
+        from uia_lab.notebook.widgets.peer_map import PeerMap
+
+        return PeerMap(
+            report,
+            where=self.where,
+            instance_id=self.instance_id,
+            direct=self._transport.kind == "server",
+            spawn=self._spawn,
+            transport=self._transport,
         )
 
     def _ask(self, function: Callable[..., Awaitable[T]], *args: Any, deadline: float = QUESTION_S) -> T:

@@ -17,6 +17,7 @@ from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
+    from uia_lab.peer_network import Terms
     from uia_lab.unified_inference_service import UnifiedInferenceService
 
 
@@ -142,12 +143,45 @@ class InProcessTransport:
         if not await (await self.service()).backends.remove(backend_id):
             raise BadRequest(f"there is no backend {backend_id!r}", param="id")
 
+    async def peers(self) -> dict[str, Any]:
+        """The network of peers of this process."""
+        return (await self.service()).peers.report()
+
+    async def invite_peer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes an invite."""
+        terms, others = _terms(fields, "expires_in")
+        return await (await self.service()).peers.invite(terms, **others)
+
+    async def withdraw_invite(self, invite_id: str) -> None:
+        """Takes an invite back; one that is used meanwhile is fine."""
+        await (await self.service()).peers.withdraw(invite_id)
+
+    async def accept_invite(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Uses an invite."""
+        return await (await self.service()).peers.accept(**fields)
+
+    async def trust_peer(self, peer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Trusts a peer."""
+        terms, others = _terms(fields, "addresses")
+        return await (await self.service()).peers.trust(peer_id, terms, **others)
+
+    async def revoke_peer(self, peer_id: str) -> None:
+        """Trusts a peer no more; one that is gone meanwhile is fine."""
+        await (await self.service()).peers.revoke(peer_id)
+
     async def aclose(self) -> None:
         """Stops the service."""
         service, self._service = self._service, None
         if service is not None and self._started:
             await service.stop()
         self._started = False
+
+
+def _terms(fields: Mapping[str, Any], *others: str) -> "tuple[Terms, dict[str, Any]]":
+    """What is agreed with a peer, and the other fields beside it."""
+    from uia_lab.peer_network import Terms
+
+    return Terms.of(fields), {name: fields[name] for name in others if name in fields}
 
 
 class _LocalStream:

@@ -145,5 +145,45 @@ class Transport(Protocol):
     async def remove_backend(self, backend_id: str) -> None:
         """Takes a backend out, for the next start too."""
 
+    async def peers(self) -> dict[str, Any]:
+        """The network of peers, as ``GET /peers`` gives it."""
+
+    async def invite_peer(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Makes an invite.
+
+        Args:
+            fields: As for ``POST /peers/invites``.
+
+        Returns:
+            Its ``id``, ``link`` and ``expires_at``.
+        """
+
+    async def withdraw_invite(self, invite_id: str) -> None:
+        """Takes an invite back; one that is not open any more is no error."""
+
+    async def accept_invite(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Uses an invite.
+
+        Args:
+            fields: As for ``POST /peers/accept``.
+
+        Returns:
+            What is known of the peer that made it.
+        """
+
+    async def trust_peer(self, peer_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Trusts a peer, or changes what is agreed with it.
+
+        Args:
+            peer_id: Its peer id.
+            fields: As for ``POST /peers/{id}/trust``.
+
+        Returns:
+            What is known of it.
+        """
+
+    async def revoke_peer(self, peer_id: str) -> None:
+        """Trusts a peer no more; one that is not trusted is no error."""
+
     async def aclose(self) -> None:
         """Closes everything; running requests end."""

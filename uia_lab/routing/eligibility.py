@@ -28,7 +28,7 @@ class Demand(msgspec.Struct, frozen=True):
     """What a request needs of a backend, and nothing else of it: the key of the cache.
 
     ``digest`` is that of the weights an answer began with, where it is to go on elsewhere; ``features`` are
-    those of :mod:`uia_lab.routing.features`.
+    those of :mod:`uia_lab.routing.features`; ``lent`` are the ids of all that may serve a borrower.
     """
 
     task: str
@@ -39,6 +39,7 @@ class Demand(msgspec.Struct, frozen=True):
     digest: str | None = None
     permitted_types: frozenset[BackendType] = frozenset()
     features: frozenset[str] = frozenset()
+    lent: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Eligibility:
             request.resumed.digest if request.resumed is not None else None,
             request.permitted_types,
             features,
+            request.lent,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -148,6 +150,8 @@ class Eligibility:
             target: The link of an alias that is looked at.
         """
         capabilities = entry.capabilities
+        if demand.lent is not None and entry.backend_id not in demand.lent:
+            return "lent: peers may not use it"
         if demand.backend_id is not None and entry.backend_id != demand.backend_id:
             return f"not the backend asked for ({demand.backend_id})"
         prefix = target.prefix if target is not None else None
@@ -189,8 +193,11 @@ class Eligibility:
 
     def refusal(self, demand: Demand) -> InferenceError:
         """The error for a demand that nobody can serve now."""
-        entries = list(self._registry)
-        served = self._registry.models()
+        # A borrower is told of what is lent and of nothing else.
+        entries = [
+            entry for entry in self._registry if demand.lent is None or entry.backend_id in demand.lent
+        ]
+        served = {model for entry in entries for model in entry.models}
         if demand.backend_id is not None and self._registry.get(demand.backend_id) is None:
             known = suggestion(demand.backend_id, (entry.backend_id for entry in entries))
             return BadRequest(f"no backend {demand.backend_id!r} is registered.{known}", param="backend_id")
@@ -198,7 +205,8 @@ class Eligibility:
         if model is not None and model not in self.aliases:
             serving = [entry for entry in entries if entry.serves(model)]
             if not serving:
-                known = suggestion(model, {*served, *self.aliases})
+                aliases = self.aliases if demand.lent is None else ()
+                known = suggestion(model, {*served, *aliases})
                 return ModelNotFound(f"model {model!r} is not served here.{known}", param="model")
             tasks = {task for entry in serving for task in entry.capabilities.supported_tasks}
             if demand.task not in tasks:

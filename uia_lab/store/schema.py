@@ -59,6 +59,24 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE backends (id TEXT PRIMARY KEY, description TEXT NOT NULL)",
         "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE peers (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            since REAL NOT NULL,
+            ours INTEGER NOT NULL,
+            quota TEXT NOT NULL,
+            addresses TEXT NOT NULL
+        )""",
+        """CREATE TABLE invites (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            digest BLOB NOT NULL UNIQUE,
+            expires_at REAL NOT NULL,
+            ours INTEGER NOT NULL,
+            quota TEXT NOT NULL
+        )""",
+    ),
 )
 """A step, once published, is never changed; ``PRAGMA user_version`` counts those a file has."""
 

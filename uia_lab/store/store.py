@@ -5,12 +5,13 @@ from pathlib import Path
 
 from uia_lab.store.database import Database
 from uia_lab.store.keys import KeyStore
+from uia_lab.store.peers import PeerStore
 from uia_lab.store.request_log import RequestLog
 from uia_lab.store.values import alias_store, backend_store, setting_store
 
 
 class Store:
-    """The request log, keys, aliases, backends and settings of one file.
+    """The request log, keys, peers, aliases, backends and settings of one file.
 
     Args:
         database: The file; open.
@@ -22,6 +23,7 @@ class Store:
         self._database = database
         self.request_log = RequestLog(database, retention_days, max_rows)
         self.keys = KeyStore(database)
+        self.peers = PeerStore(database)
         self.aliases = alias_store(database)
         self.backends = backend_store(database)
         self.settings = setting_store(database)
@@ -33,6 +35,11 @@ class Store:
     def where(self) -> str:
         """Where it is, in words."""
         return "in memory" if self._database.in_memory else self._database.path
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it outlives the process."""
+        return not self._database.in_memory
 
     @classmethod
     async def open(cls, path: str | Path, retention_days: float = 30.0, max_rows: int = 1_000_000) -> "Store":
