@@ -105,6 +105,9 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
 
     def _let_kernels_in(self, serverapp: ServerApp, service: UnifiedInferenceService) -> None:
         url = loopback_url(serverapp)
+        # Tools that are started as processes know no address of a UNIX socket.
+        if not serverapp.sock:
+            service.door_url = url
         # A kernel runs its user's code and that user is this server's administrator.
         key = new_key()
         service.keys.add(key, Principal(KERNEL, frozenset({INFER, READ, ADMIN})))

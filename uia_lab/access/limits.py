@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from uia_lab.access.keys import KeyRing
+from uia_lab.access.principals import ADMIN
 from uia_lab.access.windows import Window
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
@@ -19,6 +20,8 @@ from uia_lab.domain.tasks import TEXT_GENERATION
 RETRY_S = 1.0
 USUAL_ANSWER = 256
 LENGTHS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "max_output_tokens", "max_length")
+
+_WITHOUT_TOOLS = frozenset(BackendType) - {BackendType.CLI}
 
 
 class _Used:
@@ -216,6 +219,9 @@ class Limiter:
         if limits.backend_types is not None:
             permitted = frozenset(BackendType(item) for item in limits.backend_types)
             request = msgspec.structs.replace(request, permitted_types=permitted)
+        elif ADMIN not in key.scopes:
+            # A tool can read what its user can: whoever made the key must have meant that.
+            request = msgspec.structs.replace(request, permitted_types=_WITHOUT_TOOLS)
         return request
 
 

@@ -28,27 +28,23 @@ class BackendsDoor(Door):
         """The backends that match, and what discovery found, used or not, with its reason."""
         asked = {name: self.get_query_argument(name, None) or None for name in ("type", "status", "task")}
         found = self.manager.list_backends(asked["type"], asked["status"], asked["task"])
-        apis = self.service.apis
         self.answer(
             {
                 "backends": [backend.to_dict() for backend in found],
-                "found": [item.to_dict() for item in apis.found()] if apis is not None else [],
+                "found": [item.to_dict() for item in self.service.found()],
             }
         )
 
     async def post(self) -> None:
-        """Registers a backend by its address and gives what the first look found; it is kept."""
+        """Registers a backend by its description and gives what the first look found; it is kept."""
         fields = Fields(self.json_body())
         fields.only(DESCRIBED)
-        endpoint = fields.text("endpoint")
-        if endpoint is None:
-            raise BadRequest("endpoint is missing: http://host:port", param="endpoint")
         models, tasks = fields.strings("models"), fields.strings("tasks")
         description = BackendDescription(
             id=fields.text("id", 128) or "",
             type=member(BackendType, fields.text("type") or BackendType.API, "type").value,
             name=fields.text("name", 256),
-            endpoint=endpoint,
+            endpoint=fields.text("endpoint"),
             dialect=fields.text("dialect", 64),
             models=None if models is None else tuple(models),
             tasks=None if tasks is None else tuple(canonical_task(task) for task in tasks),
@@ -57,7 +53,7 @@ class BackendsDoor(Door):
             max_concurrency=fields.whole("max_concurrency", 1, MOST),
             options=fields.mapping("options") or {},
         )
-        self.answer((await self.service.backends.add(description)).to_dict(), 201)
+        self.answer((await self.service.backends.add(description, self.principal)).to_dict(), 201)
 
 
 class _OneBackend(Door):

@@ -9,6 +9,7 @@ from uia_lab.doors.hardware import HardwareDoor
 from uia_lab.doors.infer import InferDoor
 from uia_lab.doors.keys import KeyDoor, KeysDoor
 from uia_lab.doors.local_models import LoadDoor, LocalModelsDoor, UnloadDoor
+from uia_lab.doors.mcp import McpDoor
 from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
@@ -60,6 +61,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/requests/([^/]+)", RequestDoor),
         (r"/replay", ReplayDoor),
         (r"/metrics", MetricsDoor),
+        (r"/mcp", McpDoor),
         (r"/ws/([^/]+)", SocketDoor),
         (r"/(.*)", NothingDoor),
     ]

@@ -117,8 +117,9 @@ class Backends:
     @action
     async def add(
         self,
-        endpoint: str,
+        endpoint: str | None = None,
         *,
+        type: str = "api",  # noqa: A002 - what the contract calls it
         id: str | None = None,  # noqa: A002 - what the contract calls it
         name: str | None = None,
         dialect: str | None = None,
@@ -129,10 +130,16 @@ class Backends:
         max_concurrency: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> OneBackend:
-        """Registers an API by its address, and keeps it; which server it is shows by asking.
+        """Registers a backend and keeps it.
+
+        An API is known by its address, and which server it is shows by asking; a command-line tool and a
+        hybrid are known by their options.
+
+        An MCP server that is started here has ``options={"command": [...]}`` in place of an address.
 
         Args:
-            endpoint: ``http://host:port``, or its base URL.
+            endpoint: ``http://host:port``, or its base URL; tools and hybrids have none.
+            type: ``api``, ``websocket``, ``cli``, ``mcp`` or ``hybrid``.
             id: Its id; made from the address when absent.
             name: What people call it.
             dialect: ``openai``, ``anthropic``, ``ollama`` ... or a provider such as ``vllm``.
@@ -142,7 +149,10 @@ class Backends:
                 of the server. The key itself never goes through a notebook.
             weight: Share of the traffic against its peers.
             max_concurrency: Requests at once.
-            options: ``headers``, ``query`` and ``body``: what is sent with each call besides.
+            options: Of an API ``headers``, ``query`` and ``body``: what is sent with each call besides. Of a
+                tool ``tool`` or ``command`` and more, see docs/cli.md. Of an MCP server ``tools``,
+                ``command``, ``environment``, ``side_effects`` and ``external``, see docs/mcp.md. Of a hybrid
+                ``parts``.
 
         Returns:
             The backend, as the first look found it.
@@ -154,7 +164,7 @@ class Backends:
             BackendFailed: What answers is no known server; the message says what was tried.
         """
         fields: dict[str, Any] = {
-            "type": "api",
+            "type": type,
             "endpoint": endpoint,
             "id": id,
             "name": name,
@@ -204,7 +214,8 @@ class Backends:
         """Every backend, and below them what was found and cannot be used."""
         unused = [item for item in self.found if item["backend_id"] is None]
         return [cells(backend) for backend in self._backends.values()] + [
-            ["-", "api", "not used", _cut(item["reason"]), item["endpoint"], "-", "-", "-"] for item in unused
+            ["-", item.get("type", "api"), "not used", _cut(item["reason"]), item["endpoint"], "-", "-", "-"]
+            for item in unused
         ]
 
 

@@ -119,10 +119,9 @@ class InProcessTransport:
     async def backends(self) -> dict[str, Any]:
         """The backends of this process, and what was found besides."""
         service = await self.service()
-        found = service.apis.found() if service.apis is not None else []
         return {
             "backends": [item.to_dict() for item in service.get_backend_manager().list_backends()],
-            "found": [item.to_dict() for item in found],
+            "found": [item.to_dict() for item in service.found()],
         }
 
     async def add_backend(self, fields: Mapping[str, Any]) -> dict[str, Any]:
