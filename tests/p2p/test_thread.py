@@ -1,4 +1,4 @@
-"""The bridge between the loop and the trio thread: results, errors, cancellation, and the end of either side."""
+"""The bridge between the loop and the trio thread: results, errors, cancellation, the end of either side."""
 
 import asyncio
 import contextlib
