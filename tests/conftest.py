@@ -42,6 +42,7 @@ def _nothing_to_find():
     """No key of whoever runs the tests is used, and no server of theirs is found."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UIA_DISCOVERY_PORTS", "")
+        patch.setenv("UIA_ENABLE_CLI_BACKENDS", "False")
         for provider in PROVIDERS.values():
             for name in (*provider.keys, provider.base_url_variable, "OLLAMA_HOST"):
                 patch.delenv(name, raising=False)

@@ -70,3 +70,28 @@ def test_the_command_says_it_in_lines_and_in_json():
         if options:
             states = {item["state"] for item in json.loads(done.stdout)}
             assert done.returncode == int(MISSING in states)
+
+
+async def test_the_network_of_peers(findings, monkeypatch, tmp_path):
+    assert (await findings())["p2p", "network"].state == NOTE
+    key = tmp_path / "p2p.key"
+    key.write_text("not looked into")
+    key.chmod(0o644)
+    found = await findings(enable_libp2p=True, p2p_network="ours", p2p_key_path=str(key))
+    assert "no other machine can connect" in found["p2p", "ours (private)"].detail
+    assert (found["p2p", str(key)].state, found["p2p", str(key)].remedy) == (MISSING, f"chmod 600 {key}")
+    key.chmod(0o600)
+    everywhere = {"enable_libp2p": True, "p2p_network": "ours", "p2p_listen": ["/ip4/0.0.0.0/tcp/4001"]}
+    found = await findings(**everywhere, p2p_key_path=str(key))
+    assert found["p2p", "ours (private)"].state == OK
+    assert found["p2p", str(key)].state == OK
+    found = await findings(**everywhere, p2p_mode="open", p2p_key_path=str(tmp_path / "new.key"))
+    assert "whoever finds it" in found["p2p", "ours (open)"].detail
+    assert found["p2p", str(tmp_path / "new.key")].state == NOTE
+
+    def broken(name):
+        raise ImportError("libgmp.so.10: cannot open shared object file")
+
+    monkeypatch.setattr("uia_lab.doctor.import_module", broken)
+    monkeypatch.setattr("uia_lab.doctor.find_spec", lambda name: name)
+    assert "apt install libgmp10" in (await findings(**everywhere))["p2p", "libgmp"].remedy

@@ -112,9 +112,12 @@ async def test_two_backends_of_one_model_offer_what_both_can_do(manager, add):
 async def test_a_peer_is_served_and_told_nothing_of_the_house(manager, add):
     backend = await add("a")
     lent = lending(manager)
+    touched = []
+    lent.touch = lambda: touched.append(1)
     hints = RoutingHints(backend_id="secret", priority=9, session_id="s", deadline_s=5.0)
     events = await collect(lent.serve(asked("a-model", routing=hints, via=("uia-other",), id="req-theirs")))
     assert events[0] == Started("")
+    assert len(touched) == len(events)
     assert "".join(event.delta.text for event in events if isinstance(event, Chunk)) == "ab"
     assert isinstance(events[-1], Finished)
     assert events[-1].attempts == ()

@@ -61,7 +61,7 @@ async def test_a_part_that_cannot_start_is_reported_and_the_rest_runs(caplog):
             assert "hf_server_port" in parts["http_server"]["reason"]
             assert parts["local_models"]["state"] == "failed"
             assert "no-such-model" in parts["local_models"]["reason"]
-            assert parts["libp2p"]["state"] == "unavailable"
+            assert parts["libp2p"]["state"] == "failed"
             assert "/ip4/127.0.0.1/tcp/4001" in parts["libp2p"]["reason"]
             assert service.get_p2p_node() is None
     assert "http_server did not start" in caplog.text

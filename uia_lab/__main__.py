@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
 
+    mcp = commands.add_parser("mcp", help="the tools for MCP clients over stdin and stdout")
+    mcp.add_argument(
+        "--url",
+        help="the server to speak for, with the key in UIA_LAB_TOKEN (or UIA_LAB_URL); without either a "
+        "service of its own",
+    )
+    mcp.set_defaults(run=_mcp)
+
     keys = commands.add_parser("keys", help="make, list and revoke the keys in the store")
     actions = keys.add_subparsers(required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a key; it is shown this once")
@@ -125,6 +133,19 @@ async def _serve_until_told(config: InferenceServiceConfig, token: str | None) -
     finally:
         await service.stop()
     return 0
+
+
+def _mcp(options: argparse.Namespace) -> int:
+    from uia_lab.doors.mcp import INSTALL, is_installed
+    from uia_lab.mcp_stdio import serve_stdio
+    from uia_lab.notebook.finding import told
+
+    if not is_installed():
+        raise ConfigError(INSTALL)
+    place = told()
+    url = options.url or (place.url if place is not None else None)
+    token = os.environ.get("UIA_LAB_TOKEN")
+    return asyncio.run(serve_stdio(InferenceServiceConfig.from_files(), url, token))
 
 
 def _positive(text: str) -> int:

@@ -38,7 +38,12 @@ class InferenceServiceConfig(Configurable):
     enable_websocket = Bool(True, help="Open the WebSocket door `ws/{client_id}`.").tag(config=True)
     enable_libp2p = Bool(False, help="Join a libp2p network of peers.").tag(config=True, env="LIBP2P_ENABLE")
     enable_api_backends = Bool(True, help="Discover remote APIs.").tag(config=True)
-    enable_cli_backends = Bool(True, help="Discover command-line tools.").tag(config=True)
+    enable_cli_backends = Bool(True, help="Discover command-line tools, and run those that were added.").tag(
+        config=True, env="UIA_ENABLE_CLI_BACKENDS"
+    )
+    enable_mcp = Bool(True, help="Open the MCP door `mcp`, and take MCP servers as backends.").tag(
+        config=True
+    )
 
     backend_health_checks = Bool(True, help="Probe backends in the background.").tag(config=True)
     backend_health_check_interval = Float(
@@ -149,7 +154,14 @@ class InferenceServiceConfig(Configurable):
         help="Ports of this machine where inference servers are looked for (LM Studio, TGI, vLLM, llama.cpp, "
         "Ollama); empty looks at none.",
     ).tag(config=True, env="UIA_DISCOVERY_PORTS")
-    cli_backends = List(Unicode(), help="Tools to discover; empty takes all.").tag(config=True)
+    cli_backends = List(
+        Unicode(), help="Tools to discover: claude, codex, gemini, llm, ollama ...; empty takes all."
+    ).tag(config=True)
+    backends = List(
+        Dict(),
+        help="Backends to register at each start, each with the fields of POST /backends: APIs, WebSockets, "
+        "command-line tools of one's own, hybrids.",
+    ).tag(config=True)
     api_key_files = Dict(
         Unicode(),
         help="Files that hold the keys backends are called with, by the key's name; what is not here is "

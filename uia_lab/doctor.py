@@ -13,10 +13,14 @@ from typing import Any
 
 from uia_lab import _version
 from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.backends.cli.maker import CliMaker
+from uia_lab.backends.cli.surroundings import House
+from uia_lab.backends.cli.tools import Tool
 from uia_lab.backends.factory import BackendFactory, secrets_of
 from uia_lab.backends.providers import PROVIDERS
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.discovery.apis import ApiDiscovery, Found
+from uia_lab.discovery.tools import ToolDiscovery
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.peer_network import default_key_path
@@ -31,6 +35,7 @@ _EXTRAS: Mapping[str, tuple[str, str]] = {
     "transformers": ("engine", "safetensors models"),
     "pandas": ("reports", "DataFrames"),
     "plotly": ("reports", "figures"),
+    "mcp": ("mcp", "MCP door and backends"),
     "keyring": ("keyring", "keys in the system's keyring"),
     "libp2p": ("p2p", "peers; compiles fastecdsa, which needs gcc and libgmp-dev"),
     "zeroconf": ("p2p", "peers of the local network"),
@@ -77,7 +82,8 @@ async def examine(config: InferenceServiceConfig) -> list[Finding]:
             *_keys(config),
         ]
     )
-    return local + [_as_finding(found) for found in await _discovered(config)]
+    found = [_as_finding(found) for found in await _discovered(config)]
+    return [*local, *await _tools(config), *found]
 
 
 def _packages() -> Iterator[Finding]:
@@ -186,6 +192,28 @@ async def _discovered(config: InferenceServiceConfig) -> list[Found]:
     finally:
         await manager.aclose()
         await factory.close()
+
+
+async def _tools(config: InferenceServiceConfig) -> list[Finding]:
+    if not config.enable_cli_backends:
+        return []
+    manager = BackendManager({"enable_health_checks": False})
+    maker = CliMaker(secrets_of(config), House(manager.instance_id))
+    try:
+        discovery = ToolDiscovery(manager, maker, config.cli_backends)
+        found = {item.provider: item for item in await discovery.look()}
+    finally:
+        await manager.aclose()
+        await maker.close()
+    return [_as_tool(tool, found.get(tool.name)) for tool in discovery.wanted]
+
+
+def _as_tool(tool: Tool, found: Found | None) -> Finding:
+    verified = "verified: yes" if tool.verified else "verified: no, never run against the real one"
+    if found is None:
+        return Finding("tool", tool.name, NOTE, f"not on PATH; {verified}")
+    detail = f"{found.reason} at {found.endpoint}; {verified}"
+    return Finding("tool", tool.name, OK if found.usable else NOTE, detail)
 
 
 def _as_finding(found: Found) -> Finding:

@@ -3,16 +3,17 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from uia_lab.access.principals import Principal
 from uia_lab.backends.factory import BackendFactory
 from uia_lab.domain.backends import BackendInfo
 from uia_lab.domain.descriptions import BackendDescription
-from uia_lab.domain.errors import BadRequest, InferenceError
+from uia_lab.domain.errors import BadRequest, InferenceError, NotAllowed
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.store.values import ValueStore
 
@@ -40,21 +41,28 @@ class KeptBackends:
         # What is looked at and then changed must not change in between.
         self._turn = asyncio.Lock()
 
-    async def add(self, description: BackendDescription) -> BackendInfo:
+    async def add(self, description: BackendDescription, by: Principal | None = None) -> BackendInfo:
         """Registers a backend, looks at it and keeps it.
 
         Args:
             description: What it is; an empty id is made from the address.
+            by: Who asks for it; this process's own user when absent.
 
         Returns:
             What the first look found.
 
         Raises:
             BadRequest: A field is wrong, or the id is taken.
-            NotAllowed: The endpoint may not be called.
+            NotAllowed: The endpoint may not be called, or who asks may not have programs run.
             NoBackendAvailable: Nobody answers there, and nobody said who should.
             StoreError: It could not be kept; it is not registered either.
         """
+        if by is not None and by.is_handed_out and description.runs_programs:
+            raise NotAllowed(
+                "a scoped key, an administrator's too, cannot have this machine run a command: add it from a "
+                "notebook or with Jupyter's own token; a known tool can be added by its name (options.tool)",
+                param="options",
+            )
         if not description.id:
             description = msgspec.structs.replace(description, id=self._free_id(description))
         self._require_free(description.id)
@@ -71,6 +79,29 @@ class KeptBackends:
         if self.added is not None:
             self.added()
         return await self._manager.probe(description.id)
+
+    async def configure(self, given: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+        """Registers the backends of the configuration, which keeps them itself.
+
+        Args:
+            given: The fields of each.
+
+        Returns:
+            The ids of those that are registered, and why the others are not.
+        """
+        registered, refused = [], []
+        for number, fields in enumerate(given):
+            name = str(fields.get("id") or f"number {number + 1}")
+            try:
+                description = msgspec.convert({"id": "", "type": "api", **fields}, BackendDescription)
+                if not description.id:
+                    description = msgspec.structs.replace(description, id=self._free_id(description))
+                self._require_free(description.id)
+                self._register(await self._factory.complete(description), kept=False)
+                registered.append(description.id)
+            except (InferenceError, msgspec.ValidationError) as error:
+                refused.append(f"{name}: {error}")
+        return registered, refused
 
     async def remove(self, backend_id: str) -> bool:
         """Takes a backend out, for the next start too; False if there was none.
@@ -126,7 +157,7 @@ class KeptBackends:
         self.table = None
         await self._factory.close()
 
-    def _register(self, description: BackendDescription) -> None:
+    def _register(self, description: BackendDescription, *, kept: bool = True) -> None:
         instance = self._factory.build(description)
         self._manager.register_backend(
             description.id,
@@ -137,7 +168,8 @@ class KeptBackends:
             weight=description.weight,
             max_concurrency=description.max_concurrency,
         )
-        self._known[description.id] = description
+        if kept:
+            self._known[description.id] = description
         if not description.enabled:
             self._manager.drain(description.id)
 
@@ -150,17 +182,22 @@ class KeptBackends:
         return self._manager.unregister_backend(backend_id)
 
     def _free_id(self, description: BackendDescription) -> str:
-        try:
-            parts = urlsplit(description.endpoint or "")
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            # The factory says what is wrong with such an address.
-            host, port = "", None
-        host = "local" if host in ("localhost", "127.0.0.1", "::1") else host
-        words = (description.type, host, str(port) if port else "")
-        stem = re.sub(r"[^a-z0-9.]+", "-", "-".join(filter(None, words)).lower()).strip("-.")
+        maker = self._factory.makers.get(description.type)
+        words = _of_address(description) if maker is None else maker.stem(description)
+        stem = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")
         taken = {backend.backend_id for backend in self._manager.list_backends()}
         number = 1
         while (name := stem if number == 1 else f"{stem}-{number}") in taken:
             number += 1
         return name
+
+
+def _of_address(description: BackendDescription) -> str:
+    try:
+        parts = urlsplit(description.endpoint or "")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        # The factory says what is wrong with such an address.
+        host, port = "", None
+    host = "local" if host in ("localhost", "127.0.0.1", "::1") else host
+    return "-".join(filter(None, (description.type, host, str(port) if port else "")))

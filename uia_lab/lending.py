@@ -1,8 +1,8 @@
 """What this machine lends to its peers, and how it answers them."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -50,9 +50,13 @@ class Lending:
 
     Raises:
         BadRequest: An unknown task among those shared.
+
+    Attributes:
+        touch: Called while a peer is served; a mount that is culled when idle notes that.
     """
 
     def __init__(self, manager: BackendManager, config: InferenceServiceConfig) -> None:
+        self.touch: Callable[[], None] = lambda: None
         self._manager = manager
         self._models = tuple(config.p2p_shared_models)
         self._tasks = frozenset(canonical_task(task) for task in config.p2p_shared_tasks)
@@ -82,7 +86,7 @@ class Lending:
         lent = self._lent()
         _require_lent(lent.offer, request)
         hints = request.routing
-        request = replace(
+        request = msgspec.structs.replace(
             request,
             # Ids of peers must not get into the way of each other's, or of ours.
             id=new_request_id(),
@@ -92,6 +96,7 @@ class Lending:
         )
         async with aclosing(self._manager.open(request)) as events:
             async for event in events:
+                self.touch()
                 # Who served it here, and why, is nobody's affair there.
                 if isinstance(event, Started):
                     yield Started("")

@@ -79,13 +79,14 @@ class PeerNetwork:
 
     Attributes:
         node: The node; None while it is off or could not start.
+        lending: What is lent, and how peers are served.
     """
 
     def __init__(self, config: InferenceServiceConfig, manager: BackendManager) -> None:
         self.node: P2PNode | None = None
         self._config = config
         self._manager = manager
-        self._lending = Lending(manager, config)
+        self.lending = Lending(manager, config)
         self._backends: PeerBackends | None = None
         self._syncing: asyncio.Task[None] | None = None
 
@@ -105,7 +106,7 @@ class PeerNetwork:
             StoreError: It cannot be read who is trusted.
         """
         config, manager = self._config, self._manager
-        lending = self._lending
+        lending = self.lending
         node = P2PNode(
             settings_of(config, lasting=lasting),
             serve=lending.serve,
@@ -170,7 +171,7 @@ class PeerNetwork:
                 "mode": node.mode,
                 "network": self._config.p2p_network,
                 "addresses": list(node.addresses),
-                "lends": [model.name for model in self._lending.offer().models],
+                "lends": [model.name for model in self.lending.offer().models],
             },
             "peers": [self._told(info) for info in node.peers],
             "invites": [_open_invite(invite) for invite in node.invites],
@@ -253,7 +254,7 @@ class PeerNetwork:
             NotAllowed: It was used or withdrawn, or is over.
             BackendFailed: The peer cannot be reached.
         """
-        info = await self.require().accept_invite(link, None if lend else NOTHING, ours=ours)
+        info = await self.require().accept_invite(link, quota=None if lend else NOTHING, ours=ours)
         return self._told(info)
 
     def _told(self, info: PeerInfo) -> dict[str, Any]:
@@ -274,6 +275,8 @@ class PeerNetwork:
                 if not failing:
                     log.warning("who is trusted cannot be brought up to date: %s", error.message)
                 failing = True
+            except Exception:
+                log.exception("who is trusted cannot be brought up to date")
 
 
 def settings_of(config: InferenceServiceConfig, *, lasting: bool) -> P2PConfig:

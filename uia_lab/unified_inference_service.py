@@ -11,20 +11,29 @@ from urllib.parse import urlsplit
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter
+from uia_lab.backends.cli.maker import CliMaker
+from uia_lab.backends.cli.surroundings import House
 from uia_lab.backends.factory import BackendFactory, secrets_of
+from uia_lab.backends.mcp_maker import McpMaker
 from uia_lab.config import InferenceServiceConfig
-from uia_lab.discovery.apis import ApiDiscovery
-from uia_lab.domain.errors import NoBackendAvailable
+from uia_lab.discovery.apis import ApiDiscovery, Found
+from uia_lab.discovery.tools import ToolDiscovery
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import BadRequest, NoBackendAvailable
 from uia_lab.doors.application import HttpServer
+from uia_lab.doors.mcp import INSTALL as MCP_INSTALL
+from uia_lab.doors.mcp import is_installed as mcp_is_installed
 from uia_lab.engine.catalogue import Catalogue, model_cache_dir
 from uia_lab.engine.hardware import detect
 from uia_lab.inference_backend_manager import BackendManager, get_backend_manager
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
+from uia_lab.manager.history import History
 from uia_lab.p2p.node import P2PNode
 from uia_lab.peer_network import PeerNetwork
 from uia_lab.store.request_log import RequestLog
+from uia_lab.traffic_replay import TrafficReplay
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
 
@@ -61,8 +70,12 @@ class UnifiedInferenceService:
         limits: What those who came in may take.
         backends: Those that people register by their address.
         apis: What finds APIs; None while it is off.
+        tools: What finds command-line tools; None while it is off.
+        door_url: Where somebody else's server carries the doors, for processes of this machine.
         kept: What outlives it.
         models: The models of this machine.
+        replay: Past traffic under another strategy.
+        history: The last quarter of an hour of traffic.
         peers: The network of peers.
     """
 
@@ -83,10 +96,27 @@ class UnifiedInferenceService:
             EndpointPolicy(self.config.allowed_endpoint_hosts),
             self._manager.instance_id,
         )
+        self.door_url: str | None = None
+        self._tools = CliMaker(
+            self._factory.secrets,
+            House(self._manager.instance_id, self.keys, self._url_of_doors),
+            enabled=self.config.enable_cli_backends,
+        )
+        self._factory.makers[BackendType.CLI] = self._tools
+        self._factory.makers[BackendType.MCP] = McpMaker(
+            self._factory.secrets,
+            self._factory.endpoints,
+            self._factory.session,
+            self._manager.instance_id,
+            enabled=self.config.enable_mcp,
+        )
         self.backends = KeptBackends(self._manager, self._factory)
         self.apis: ApiDiscovery | None = None
+        self.tools: ToolDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.replay = TrafficReplay(self._manager)
+        self.history = History(self._manager, self._manager.loops.call)
         self.peers = PeerNetwork(self.config, self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
@@ -115,6 +145,10 @@ class UnifiedInferenceService:
         """What became of every request; None while the store is not open."""
         store = self.kept.store
         return None if store is None else store.request_log
+
+    def found(self) -> list[Found]:
+        """What discovery found, used or not, each with its reason."""
+        return [item for finder in (self.apis, self.tools) if finder is not None for item in finder.found()]
 
     def get_backend_manager(self) -> BackendManager:
         """The manager."""
@@ -154,6 +188,7 @@ class UnifiedInferenceService:
             raise NoBackendAvailable("this service was stopped; build a new one to start again")
         config = self.config
         self._manager.admit = self.limits.admit
+        self.history.start()
         self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._part("store", True, lambda: self.kept.open(in_memory=not store)))
@@ -162,11 +197,13 @@ class UnifiedInferenceService:
         self._parts["websocket"] = (
             Part("running", "ws/{client_id}") if config.enable_websocket else Part("off", "enable_websocket")
         )
-        self._missing("cli_backends", config.enable_cli_backends, config.cli_backends)
+        self._parts["mcp"] = self._mcp()
         if listen:
             await self._part("http_server", config.enable_hf_server, self._listen)
+        await self._part("backends", bool(config.backends), self._register_backends, "none is configured")
         # After the store, whose backends come first, and the server, whose own port is not looked at.
         await self._part("api_backends", config.enable_api_backends, self._discover_apis)
+        await self._part("cli_backends", config.enable_cli_backends, self._discover_tools)
         await self._part("libp2p", config.enable_libp2p and config.p2p_mode != "off", self._join_peers)
         self._ready = True
 
@@ -176,9 +213,13 @@ class UnifiedInferenceService:
         if self.apis is not None:
             apis, self.apis, self.backends.added = self.apis, None, None
             await self._within(apis.stop(), "the discovery of APIs")
+        if self.tools is not None:
+            tools, self.tools = self.tools, None
+            await self._within(tools.stop(), "the discovery of command-line tools")
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
+        await self._within(self.history.stop(), "the history")
         await self._within(self.peers.stop(), "the network of peers")
         await self._within(self._manager.aclose(), "the manager")
         await self._within(self.models.close(), "the local models")
@@ -186,9 +227,15 @@ class UnifiedInferenceService:
         # The last one: those that the manager has just cancelled are to be in the log.
         await self._within(self.kept.close(), "the store")
 
-    async def _part(self, name: str, wanted: bool, start: Callable[[], Awaitable[str]]) -> None:
+    async def _part(
+        self,
+        name: str,
+        wanted: bool,
+        start: Callable[[], Awaitable[str]],
+        why_off: str = "switched off by configuration",
+    ) -> None:
         if not wanted:
-            self._parts[name] = Part("off", "switched off by configuration")
+            self._parts[name] = Part("off", why_off)
             return
         try:
             self._parts[name] = Part("running", await start())
@@ -197,12 +244,10 @@ class UnifiedInferenceService:
             log.warning("%s did not start: %s", name, error)
             self._parts[name] = Part("failed", str(error))
 
-    def _missing(self, name: str, wanted: bool, listed: list[str]) -> None:
-        if wanted:
-            ignored = f"; ignored: {', '.join(listed)}" if listed else ""
-            self._parts[name] = Part("unavailable", f"not part of this version{ignored}")
-        else:
-            self._parts[name] = Part("off", "switched off by configuration")
+    def _mcp(self) -> Part:
+        if not self.config.enable_mcp:
+            return Part("off", "enable_mcp")
+        return Part("running", "mcp") if mcp_is_installed() else Part("unavailable", MCP_INSTALL)
 
     def _default_model(self, task: str) -> str | None:
         return self._manager.router.eligibility.default_models.get(task)
@@ -223,6 +268,21 @@ class UnifiedInferenceService:
         self.apis.start()
         ports = ", ".join(map(str, config.discovery_ports)) or "none"
         return f"looks at keys and addresses in the environment and at ports of this machine ({ports})"
+
+    async def _discover_tools(self) -> str:
+        self.tools = ToolDiscovery(self._manager, self._tools, self.config.cli_backends)
+        self.tools.start()
+        return f"looks for {', '.join(self.config.cli_backends) or 'all known tools'} on PATH"
+
+    async def _register_backends(self) -> str:
+        registered, refused = await self.backends.configure(self.config.backends)
+        if refused:
+            also = f" (registered: {', '.join(registered)})" if registered else ""
+            raise BadRequest("; ".join(refused) + also)
+        return ", ".join(registered)
+
+    def _url_of_doors(self) -> str | None:
+        return self.door_url or (self._server.url if self._server is not None else None)
 
     async def _join_peers(self) -> str:
         store = self.kept.store

@@ -1,7 +1,9 @@
 """The extension: builds the service from Jupyter's configuration and mounts its doors."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
@@ -41,7 +43,12 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
         self.service = service
         open_doors = OpenDoors()
         service.keys.on_end.append(open_doors.end_of)
+        service.peers.lending.touch = self._touch
         self.settings.update(uia_service=service, uia_open_doors=open_doors)
+
+    def _touch(self) -> None:
+        """A peer is served, so that no server is culled under a running generation."""
+        self.settings["last_activity_times"]["uia_lab"] = datetime.now(UTC)
 
     def initialize_handlers(self) -> None:
         """Mounts the doors."""
@@ -98,19 +105,19 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
 
     def _let_kernels_in(self, serverapp: ServerApp, service: UnifiedInferenceService) -> None:
         url = loopback_url(serverapp)
-        if url is None:
-            self.log.info("uia_lab: on a unix socket kernels find no address; they work in local mode")
-            return
+        # Tools that are started as processes know no address of a UNIX socket.
+        if not serverapp.sock:
+            service.door_url = url
         # A kernel runs its user's code and that user is this server's administrator.
         key = new_key()
         service.keys.add(key, Principal(KERNEL, frozenset({INFER, READ, ADMIN})))
         self._kernels = KernelAccess(serverapp.kernel_manager, url, key)
 
 
-def loopback_url(serverapp: ServerApp) -> str | None:
-    """The address at which processes on this machine reach the doors; None on a unix socket."""
+def loopback_url(serverapp: ServerApp) -> str:
+    """The address at which processes on this machine reach the doors."""
     if serverapp.sock:
-        return None
+        return f"http+unix://{quote(serverapp.sock, safe='')}{serverapp.base_url}uia/"
     host = "127.0.0.1" if serverapp.ip in _EVERYWHERE else serverapp.ip
     scheme = "https" if serverapp.certfile else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{serverapp.port}{serverapp.base_url}uia/"

@@ -10,6 +10,9 @@ from tests.upstreams.peer_processes import peer_processes
 from tests.upstreams.peer_server import Counting
 from uia_lab.config import InferenceServiceConfig
 from uia_lab.inference_backend_manager import BackendManager
+from uia_lab.notebook.http_transport import HttpTransport
+from uia_lab.notebook.lab import Lab
+from uia_lab.peer_network import Terms
 from uia_lab.unified_inference_service import UnifiedInferenceService
 
 pytest.importorskip("libp2p", reason="libp2p is not installed: pip install 'uia-lab[p2p]'")
@@ -32,6 +35,19 @@ def start_peer(network, tmp_path):
     """Starts a server in a process of its own."""
     with peer_processes(tmp_path, network) as start:
         yield start
+
+
+@pytest.fixture
+def labs():
+    opened = []
+
+    def open_at(peer):
+        opened.append(Lab(HttpTransport(peer.url, peer.key)))
+        return opened[-1]
+
+    yield open_at
+    for lab in opened:
+        lab.close()
 
 
 @pytest.fixture
@@ -73,8 +89,6 @@ async def pair(make_service):
 
 
 def terms(**fields):
-    from uia_lab.peer_network import Terms
-
     return Terms(**fields)
 
 

@@ -6,27 +6,12 @@ import time
 import pytest
 
 from tests.upstreams.peer_server import MODEL, counted
-from uia_lab.domain.errors import BadRequest, NotAllowed
-from uia_lab.notebook.http_transport import HttpTransport
-from uia_lab.notebook.lab import Lab
+from uia_lab.domain.errors import BadRequest, NoBackendAvailable
 from uia_lab.notebook.peers import WARNING
 
 LOCAL = "SmolLM2-135M-Instruct"
 # The protocol gives 15 s; the machine may be busy.
 OFFLINE_S = 60.0
-
-
-@pytest.fixture
-def labs():
-    opened = []
-
-    def open_at(peer):
-        opened.append(Lab(HttpTransport(peer.url, peer.key)))
-        return opened[-1]
-
-    yield open_at
-    for lab in opened:
-        lab.close()
 
 
 def until(condition, seconds=30.0):
@@ -62,6 +47,7 @@ def test_a_notebook_borrows_and_loses_no_token_when_the_lender_is_killed(start_p
     until(lambda: bob.backends[backend_id].status == "offline", OFFLINE_S)
 
 
+@pytest.mark.slow
 def test_a_frozen_lender_costs_a_second_and_comes_back(start_peer, labs):
     lender, borrower = start_peer(pause_s=0.02), start_peer()
     alice, bob = labs(lender), labs(borrower)
@@ -74,8 +60,9 @@ def test_a_frozen_lender_costs_a_second_and_comes_back(start_peer, labs):
     assert generation.text == counted(200)
     until(lambda: bob.backends[backend_id].status == "offline", OFFLINE_S)
     lender.signal(signal.SIGCONT)
-    until(lambda: bob.backends[backend_id].status == "healthy", OFFLINE_S)
+    until(lambda: bob.backends[backend_id]["routable"], OFFLINE_S)
     assert bob.generate("x", MODEL, backend=backend_id, show=False, max_tokens=8).text == counted(8)
+    assert bob.backends[backend_id].status == "healthy"
 
 
 def test_a_local_model_is_lent_and_what_costs_money_is_not(start_peer, labs, models):
@@ -89,7 +76,7 @@ def test_a_local_model_is_lent_and_what_costs_money_is_not(start_peer, labs, mod
     answer = bob.generate("Say hello.", LOCAL, prefer="p2p", max_tokens=8, show=False)
     assert (answer.backend, answer.state) == (backend_id, "done")
     assert answer.text
-    with pytest.raises(BadRequest):
+    with pytest.raises(NoBackendAvailable, match="does not serve paid-model"):
         bob.generate("x", "paid-model", backend=backend_id, show=False)
     assert "bob" in repr(alice.peers())
 
@@ -114,8 +101,6 @@ def test_the_table_says_who_reads_the_prompt_and_who_may_what(start_peer, labs):
     )
     changed = alice.peers().trust("bob", models=[], name="robert")
     assert changed["quota"]["models"] == []
-    with pytest.raises(NotAllowed):
-        bob.peers().accept(invite.link)
     alice.peers().revoke("robert")
     with pytest.raises(BadRequest, match="no peer 'robert'"):
         alice.peers().revoke("robert")

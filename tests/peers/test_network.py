@@ -2,7 +2,6 @@
 
 import asyncio
 import stat
-import sys
 
 import pytest
 
@@ -90,13 +89,19 @@ async def test_quotas_of_a_peer(make_service):
     assert (await first).text == counted(60)
     with pytest.raises(RateLimited, match="tokens a minute"):
         await manager.infer("generation", MODEL, "x", {"max_tokens": 60})
-    bob = borrower.get_p2p_node().peer_id
-    await lender.peers.trust(bob, terms(models=("other",), tokens_per_minute=None))
+
+
+async def test_a_model_that_is_not_lent_to_a_peer_says_nothing_of_the_others(pair):
+    lender, borrower = pair
+    manager = borrower.get_backend_manager()
+    (backend,) = await until(lambda: [b for b in borrowed(borrower) if b.status == "healthy"])
+    await lender.peers.trust(borrower.get_p2p_node().peer_id, terms(models=("other",)))
+    assert peers_of(lender)["bob"]["quota"]["models"] == ("other",)
     with pytest.raises(InferenceError, match="not lent to you"):
         await manager.infer("generation", MODEL, "x")
-    assert peers_of(lender)["bob"]["quota"] == {
-        "models": ["other"], "max_concurrent": 1, "tokens_per_minute": None,
-    }  # fmt: skip
+    assert manager.get_backend(backend.backend_id).status == "healthy"
+    await lender.peers.trust(borrower.get_p2p_node().peer_id, terms(models=None))
+    assert (await manager.infer("generation", MODEL, "x")).text == counted(16)
 
 
 async def test_an_invite_works_once_and_not_after_it_was_withdrawn(make_service):
@@ -159,7 +164,7 @@ async def test_two_servers_on_one_store_share_who_is_trusted(make_service, tmp_p
     peer_id = "12D3KooWRBhwfeP2Y4TCx1SM6s9rUoHhR5STiGwxBhgFRcw3UERE"
     await one.peers.trust(peer_id, terms(name="carol", models=("a",)))
     await until(lambda: "carol" in peers_of(two))
-    assert peers_of(two)["carol"]["quota"]["models"] == ["a"]
+    assert peers_of(two)["carol"]["quota"]["models"] == ("a",)
     made = await one.peers.invite(terms(name="dave"))
     await until(lambda: [item["id"] for item in two.peers.report()["invites"]] == [made["id"]])
     assert await two.peers.revoke(peer_id)
@@ -172,9 +177,9 @@ async def test_what_is_agreed_stays_where_nothing_is_said(make_service):
     await service.peers.trust(peer_id, terms(name="carol", models=("a",), tokens_per_minute=5, ours=True))
     told = await service.peers.trust(peer_id, terms(max_concurrent=9))
     assert (told["name"], told["ours"]) == ("carol", True)
-    assert told["quota"] == {"models": ["a"], "max_concurrent": 9, "tokens_per_minute": 5}
+    assert told["quota"] == {"models": ("a",), "max_concurrent": 9, "tokens_per_minute": 5}
     with pytest.raises(BadRequest):
-        await service.peers.trust("nobody", terms())
+        await service.peers.trust("no peer id", terms())
 
 
 async def test_a_peer_is_a_backend_among_others_and_the_model_decides(pair):
@@ -189,21 +194,18 @@ async def test_a_peer_is_a_backend_among_others_and_the_model_decides(pair):
         await manager.infer("generation", "paid-model", "x")
 
 
-async def test_without_libp2p_one_part_says_so_and_the_rest_runs(make_service, monkeypatch, caplog):
-    for name in [name for name in sys.modules if name.split(".")[0] == "libp2p"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "libp2p", None)
-    service = await make_service(Counting())
-    part = service.parts["libp2p"]
+def test_without_libp2p_one_part_says_so_and_the_rest_runs(start_peer, labs):
+    server = start_peer(without=["libp2p"])
+    part = server.parts["libp2p"]
     assert part["state"] == "failed"
     assert "uia-lab[p2p]" in part["reason"]
     assert "libgmp" in part["reason"]
-    assert service.get_p2p_node() is None
-    assert len([record for record in caplog.records if "libp2p" in record.message]) == 1
-    assert (await service.get_backend_manager().infer("generation", MODEL, "x")).text == counted(16)
-    assert service.peers.report() == {"node": None, "peers": [], "invites": []}
+    lab = labs(server)
+    assert lab.generate("x", MODEL, max_tokens=16, show=False).text == counted(16)
+    assert lab.peers().node is None
+    assert repr(lab.peers()).startswith("no network of peers")
     with pytest.raises(NoBackendAvailable, match="enable_libp2p"):
-        await service.peers.invite(terms())
+        lab.peers().invite()
 
 
 async def test_the_mode_off_has_no_network(make_service):

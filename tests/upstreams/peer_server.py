@@ -88,6 +88,8 @@ async def serve(settings, pause_s, tell):
 
 def main():
     asked = json.loads(sys.argv[1])
+    for name in asked.pop("without", ()):
+        sys.modules[name] = None
     pause_s = asked.pop("pause_s", 0.0)
     asyncio.run(serve(asked, pause_s, ready))
 

@@ -8,7 +8,8 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
@@ -88,6 +89,21 @@ class KeyRing:
         if len(key) < SHORTEST:
             raise ValueError(f"a key has at least {SHORTEST} characters")
         self._own[digest(key)] = principal
+
+    @contextmanager
+    def lent(self, principal: Principal) -> Iterator[str]:
+        """A fresh key of this process alone, for as long as the block; what it has under way ends with it.
+
+        Args:
+            principal: Who it stands for; its name is nobody else's.
+        """
+        key = new_key()
+        self.add(key, principal)
+        try:
+            yield key
+        finally:
+            del self._own[digest(key)]
+            self._tell(principal.name)
 
     def forget(self, name: str) -> bool:
         """Ends every key of this process alone that stands for a name; False if there was none."""

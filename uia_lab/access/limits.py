@@ -3,10 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from uia_lab.access.keys import KeyRing
+from uia_lab.access.principals import ADMIN
 from uia_lab.access.windows import Window
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
@@ -18,6 +20,8 @@ from uia_lab.domain.tasks import TEXT_GENERATION
 RETRY_S = 1.0
 USUAL_ANSWER = 256
 LENGTHS = ("max_completion_tokens", "max_tokens", "max_new_tokens", "max_output_tokens", "max_length")
+
+_WITHOUT_TOOLS = frozenset(BackendType) - {BackendType.CLI}
 
 
 class _Used:
@@ -210,11 +214,14 @@ class Limiter:
                     param="model",
                 )
             # The bytes as they came may name other models, in fields that only the upstream knows.
-            wire = request.wire and replace(request.wire, restricted=True)
-            request = replace(request, model=model, wire=wire)
+            wire = request.wire and msgspec.structs.replace(request.wire, restricted=True)
+            request = msgspec.structs.replace(request, model=model, wire=wire)
         if limits.backend_types is not None:
             permitted = frozenset(BackendType(item) for item in limits.backend_types)
-            request = replace(request, permitted_types=permitted)
+            request = msgspec.structs.replace(request, permitted_types=permitted)
+        elif ADMIN not in key.scopes:
+            # A tool can read what its user can: whoever made the key must have meant that.
+            request = msgspec.structs.replace(request, permitted_types=_WITHOUT_TOOLS)
         return request
 
 
@@ -228,7 +235,7 @@ def duration(seconds: float) -> str:
 
 def _named(key: Key, model: str) -> bool:
     models = key.limits.models
-    return models is None or any(model == item or fnmatchcase(model, item) for item in models)
+    return models is None or model in models or any(fnmatchcase(model, item) for item in models)
 
 
 def _estimate(request: InferenceRequest, limits: Limits) -> int:

@@ -41,12 +41,19 @@ class Principal:
         scopes: Out of ``infer``, ``read`` and ``admin``; ``admin`` implies the others.
         key_id: Id of the key it came by, where that is a kept one.
         limits: What it is limited to.
+        via: Ids of the instances that everything of this identity has passed already, nearest last.
     """
 
     name: str
     scopes: frozenset[str]
     key_id: str | None = None
     limits: Limits = UNLIMITED
+    via: tuple[str, ...] = ()
+
+    @property
+    def is_handed_out(self) -> bool:
+        """Whether it came by a scoped key, which travels, and not as this machine's own user."""
+        return self.key_id is not None
 
     def allows(self, scope: str) -> bool:
         """Whether this principal holds a scope, directly or by being an administrator."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,6 +11,7 @@ from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secret, Secrets, not_set
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.http import HttpBackend
+from uia_lab.backends.hybrid_maker import HybridMaker
 from uia_lab.backends.providers import COMPATIBLE, PROVIDERS, Provider, provider_at, provider_named
 from uia_lab.backends.recognise import Recognised, recognise
 from uia_lab.backends.websocket import WebSocketBackend
@@ -37,6 +38,22 @@ def secrets_of(config: InferenceServiceConfig) -> Secrets:
     return Secrets(config.api_key_files, variables=variables | set(config.api_key_variables))
 
 
+class Maker(Protocol):
+    """Makes the backends of one kind that is not known by an address."""
+
+    def stem(self, description: BackendDescription) -> str:
+        """What an id begins with where nobody gave one."""
+
+    async def complete(self, description: BackendDescription) -> BackendDescription:
+        """The description with what it leaves open."""
+
+    def build(self, description: BackendDescription) -> Backend:
+        """The backend of a complete description; nothing is asked or opened yet."""
+
+    async def close(self) -> None:
+        """Ends what it has under way."""
+
+
 class BackendFactory:
     """Knows the kinds of backend that are described in words, and owns what they share.
 
@@ -44,6 +61,9 @@ class BackendFactory:
         secrets: Where keys are found.
         endpoints: Which addresses may be called.
         instance_id: Our own name, for the guard against loops.
+
+    Attributes:
+        makers: Who makes the kinds that are not known by an address.
     """
 
     def __init__(self, secrets: Secrets, endpoints: EndpointPolicy, instance_id: str) -> None:
@@ -51,6 +71,7 @@ class BackendFactory:
         self.endpoints = endpoints
         self.instance_id = instance_id
         self.session = SharedSession(endpoints)
+        self.makers: dict[str, Maker] = {BackendType.HYBRID: HybridMaker(self)}
 
     async def complete(self, description: BackendDescription) -> BackendDescription:
         """The description with what it leaves open: base URL, dialect, tasks, key, concurrency.
@@ -64,6 +85,8 @@ class BackendFactory:
             Unauthenticated: A key is needed that is not there.
             BackendFailed: What answers is no known server; the message says what was tried.
         """
+        if (maker := self.makers.get(description.type)) is not None:
+            return await maker.complete(description)
         endpoint = self._endpoint(description)
         if description.type == BackendType.WEBSOCKET:
             await self._secret(description.api_key_env)
@@ -113,6 +136,8 @@ class BackendFactory:
             BadRequest: A field is wrong; ``param`` names it.
             NotAllowed: The endpoint may not be called.
         """
+        if (maker := self.makers.get(description.type)) is not None:
+            return maker.build(description)
         endpoint = self._endpoint(description)
         if description.type == BackendType.WEBSOCKET:
             return self._socket(_as_socket(description, endpoint))
@@ -144,6 +169,8 @@ class BackendFactory:
 
     async def close(self) -> None:
         """Closes the connections of every backend it built."""
+        for maker in self.makers.values():
+            await maker.close()
         await self.session.close()
 
     def _endpoint(self, description: BackendDescription) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import replace
+
+import msgspec
 
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
-from uia_lab.domain.errors import InferenceError
+from uia_lab.domain.errors import InferenceError, ModelNotFound, NotAllowed
 from uia_lab.domain.events import Event
 from uia_lab.domain.peers import Offer, OfferedModel, PeerInfo
 from uia_lab.domain.requests import InferenceRequest
@@ -81,12 +82,15 @@ class P2PBackend:
             InferenceError: As the peer gave it. What it refuses us, others may do all the same.
         """
         if request.model is None and (model := self._default(request.task)) is not None:
-            request = replace(request, model=model)
+            request = msgspec.structs.replace(request, model=model)
         answer = self._node.request(self.peer_id, request)
         try:
             async with aclosing(answer):  # type: ignore[type-var]
                 async for event in answer:
                     yield event
+        except NotAllowed as error:
+            # A model that is not lent to us says nothing of the peer's others.
+            raise open_to_others(ModelNotFound(error.message, param=error.param)) from None
         except InferenceError as error:
             raise open_to_others(error) from None
 

@@ -45,6 +45,7 @@ class Found:
         backend_id: The backend it is, where it is one.
         usable: Whether requests can go there.
         reason: Why, or why not.
+        type: Value of the type of backend it is, or would be.
     """
 
     endpoint: str
@@ -53,6 +54,7 @@ class Found:
     backend_id: str | None
     usable: bool
     reason: str
+    type: str = "api"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

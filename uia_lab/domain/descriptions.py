@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 
+# Options of the kinds that start processes.
+_PROGRAMS = frozenset({"command", "arguments", "environment"})
+
 
 class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What it takes to build a backend again; it never holds a secret, only where one is found.
@@ -36,3 +39,18 @@ class BackendDescription(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     max_concurrency: int | None = None
     enabled: bool = True
     options: Mapping[str, Any] = {}
+
+    @property
+    def runs_programs(self) -> bool:
+        """Whether it has this machine run what it says, and not only what the house knows by name."""
+        return _runs_programs(msgspec.to_builtins(self))
+
+
+def _runs_programs(fields: Mapping[str, Any]) -> bool:
+    options = fields.get("options") or {}
+    parts = options.get("parts")
+    return not options.keys().isdisjoint(_PROGRAMS) or any(
+        _runs_programs(part)
+        for part in (parts if isinstance(parts, (list, tuple)) else ())
+        if isinstance(part, Mapping)
+    )

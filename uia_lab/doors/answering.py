@@ -70,7 +70,7 @@ class AnsweringDoor(Door):
             self.request_id,
             self.principal.name,
             routing_hints(self.request.headers, call.hints),
-            passed_through(self.request.headers),
+            self.principal.via + passed_through(self.request.headers),
         )
         if self._gone:
             return

@@ -12,6 +12,7 @@ from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.tasks import canonical_task
 from uia_lab.doors.base import Door
+from uia_lab.routing.strategies import known_strategies
 
 CHANGES = ("enabled", "draining", "weight", "max_concurrency")
 DESCRIBED = tuple(name for name in BackendDescription.__struct_fields__ if name != "enabled")
@@ -27,27 +28,23 @@ class BackendsDoor(Door):
         """The backends that match, and what discovery found, used or not, with its reason."""
         asked = {name: self.get_query_argument(name, None) or None for name in ("type", "status", "task")}
         found = self.manager.list_backends(asked["type"], asked["status"], asked["task"])
-        apis = self.service.apis
         self.answer(
             {
                 "backends": [backend.to_dict() for backend in found],
-                "found": [item.to_dict() for item in apis.found()] if apis is not None else [],
+                "found": [item.to_dict() for item in self.service.found()],
             }
         )
 
     async def post(self) -> None:
-        """Registers a backend by its address and gives what the first look found; it is kept."""
+        """Registers a backend by its description and gives what the first look found; it is kept."""
         fields = Fields(self.json_body())
         fields.only(DESCRIBED)
-        endpoint = fields.text("endpoint")
-        if endpoint is None:
-            raise BadRequest("endpoint is missing: http://host:port", param="endpoint")
         models, tasks = fields.strings("models"), fields.strings("tasks")
         description = BackendDescription(
             id=fields.text("id", 128) or "",
             type=member(BackendType, fields.text("type") or BackendType.API, "type").value,
             name=fields.text("name", 256),
-            endpoint=endpoint,
+            endpoint=fields.text("endpoint"),
             dialect=fields.text("dialect", 64),
             models=None if models is None else tuple(models),
             tasks=None if tasks is None else tuple(canonical_task(task) for task in tasks),
@@ -56,7 +53,7 @@ class BackendsDoor(Door):
             max_concurrency=fields.whole("max_concurrency", 1, MOST),
             options=fields.mapping("options") or {},
         )
-        self.answer((await self.service.backends.add(description)).to_dict(), 201)
+        self.answer((await self.service.backends.add(description, self.principal)).to_dict(), 201)
 
 
 class _OneBackend(Door):
@@ -79,8 +76,8 @@ class BackendDoor(_OneBackend):
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PATCH": (ADMIN,), "DELETE": (ADMIN,)}
 
     def get(self, backend_id: str) -> None:
-        """The backend."""
-        self.answer(self.found(backend_id).to_dict())
+        """The backend, with its last errors and changes of status."""
+        self.answer(self.found(backend_id).to_dict() | self.manager.troubles(backend_id))
 
     async def patch(self, backend_id: str) -> None:
         """Changes what is named out of CHANGES; everything is checked before anything changes."""
@@ -119,9 +116,13 @@ class ProbeDoor(_OneBackend):
 
 
 class StrategyDoor(Door):
-    """``PUT /strategy {name}``."""
+    """``GET /strategy``, ``PUT /strategy {name}``."""
 
-    scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PUT": (ADMIN,)}
+
+    def get(self) -> None:
+        """The strategy in force, and those that are known."""
+        self.answer({"strategy": self.manager.strategy_name, "known": known_strategies()})
 
     async def put(self) -> None:
         """Changes how backends are chosen, now and after the next start."""

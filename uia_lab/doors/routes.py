@@ -9,14 +9,16 @@ from uia_lab.doors.hardware import HardwareDoor
 from uia_lab.doors.infer import InferDoor
 from uia_lab.doors.keys import KeyDoor, KeysDoor
 from uia_lab.doors.local_models import LoadDoor, LocalModelsDoor, UnloadDoor
+from uia_lab.doors.mcp import McpDoor
 from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
 from uia_lab.doors.peers import AcceptDoor, InviteDoor, InvitesDoor, PeersDoor, TrustDoor
+from uia_lab.doors.replay import ReplayDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
-from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
+from uia_lab.doors.status import HealthDoor, HistoryDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
 
@@ -38,6 +40,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/models/unload", UnloadDoor),
         (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
+        (r"/history", HistoryDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),
         (r"/backends", BackendsDoor),
@@ -56,7 +59,9 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/peers/([^/]+)/trust", TrustDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
+        (r"/replay", ReplayDoor),
         (r"/metrics", MetricsDoor),
+        (r"/mcp", McpDoor),
         (r"/ws/([^/]+)", SocketDoor),
         (r"/(.*)", NothingDoor),
     ]

@@ -48,7 +48,8 @@ class Patience:
         self._streams = entry.capabilities.supports_streaming and request.task not in _AT_ONCE
         self._at_once = self._streams and not request.stream and _relays(entry, request)
         self.seconds = FIRST_CHUNK_S if self._streams else left
-        if entry.type is BackendType.GPU:
+        if entry.type in (BackendType.GPU, BackendType.CLI):
+            # Models load, and tools begin, before they say anything.
             self.seconds = max(self.seconds, LOCAL_FIRST_CHUNK_S)
         self._last: float | None = None
         self._gap: float | None = None

@@ -1,16 +1,17 @@
 """``lab.backends``: who can serve, as a table that adds, drains and removes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.notebook.asking import Ask, action
 from uia_lab.notebook.status import SIGNS
 from uia_lab.notebook.tables import html_table, text_table
+from uia_lab.notebook.transport import Transport
 
 COLUMNS = ("id", "type", "status", "why", "endpoint", "models", "weight", "in flight")
 WORDS = 6
 LONGEST = 60
-Ask = Callable[..., Any]
 
 
 class OneBackend(Mapping[str, Any]):
@@ -18,16 +19,14 @@ class OneBackend(Mapping[str, Any]):
 
     Args:
         report: What the service reports of it.
-        change: Changes it: id and the fields of ``PATCH /backends/{id}``.
-        probe: Looks at it now, by its id.
-        remove: Takes it out, by its id.
+        transport: Who serves.
+        ask: Runs its actions.
     """
 
-    def __init__(self, report: Mapping[str, Any], change: Ask, probe: Ask, remove: Ask) -> None:
+    def __init__(self, report: Mapping[str, Any], transport: Transport, ask: Ask) -> None:
         self._report = dict(report)
-        self._change = change
-        self._probe = probe
-        self._remove = remove
+        self._transport = transport
+        self._ask = ask
 
     @property
     def id(self) -> str:
@@ -44,15 +43,18 @@ class OneBackend(Mapping[str, Any]):
         """Why it is so."""
         return str(self._report["reason"])
 
-    def drain(self) -> "OneBackend":
+    @action
+    async def drain(self) -> "OneBackend":
         """Sends it no new requests; those it works on end as they would."""
-        return self._after(self._change(self.id, {"draining": True}))
+        return self._after(await self._transport.change_backend(self.id, {"draining": True}))
 
-    def enable(self) -> "OneBackend":
+    @action
+    async def enable(self) -> "OneBackend":
         """Sends it requests again."""
-        return self._after(self._change(self.id, {"enabled": True}))
+        return self._after(await self._transport.change_backend(self.id, {"enabled": True}))
 
-    def set_weight(self, weight: float) -> "OneBackend":
+    @action
+    async def set_weight(self, weight: float) -> "OneBackend":
         """Changes its share of the traffic against its peers.
 
         Args:
@@ -61,15 +63,17 @@ class OneBackend(Mapping[str, Any]):
         Raises:
             BadRequest: A weight out of range.
         """
-        return self._after(self._change(self.id, {"weight": weight}))
+        return self._after(await self._transport.change_backend(self.id, {"weight": weight}))
 
-    def probe(self) -> "OneBackend":
+    @action
+    async def probe(self) -> "OneBackend":
         """Looks at it now, which costs nothing."""
-        return self._after(self._probe(self.id))
+        return self._after(await self._transport.probe_backend(self.id))
 
-    def remove(self) -> None:
+    @action
+    async def remove(self) -> None:
         """Takes it out, for the next start too; what it works on ends."""
-        self._remove(self.id)
+        await self._transport.remove_backend(self.id)
 
     def __getitem__(self, name: str) -> Any:
         return self._report[name]
@@ -97,25 +101,25 @@ class Backends:
 
     Args:
         listed: What the service answered: its ``backends``, and what was ``found`` besides.
-        add: Registers one: the fields of ``POST /backends``.
-        change: Changes one: id and the fields of ``PATCH /backends/{id}``.
-        probe: Looks at one now, by its id.
-        remove: Takes one out, by its id.
+        transport: Who serves.
+        ask: Runs its actions.
 
     Attributes:
         found: What discovery found, used or not, each with its reason.
     """
 
-    def __init__(self, listed: Mapping[str, Any], add: Ask, change: Ask, probe: Ask, remove: Ask) -> None:
-        self._add = add
-        self._actions = (change, probe, remove)
-        self._backends = {item["id"]: OneBackend(item, *self._actions) for item in listed["backends"]}
+    def __init__(self, listed: Mapping[str, Any], transport: Transport, ask: Ask) -> None:
+        self._transport = transport
+        self._ask = ask
+        self._backends = {item["id"]: OneBackend(item, transport, ask) for item in listed["backends"]}
         self.found: list[dict[str, Any]] = list(listed.get("found") or ())
 
-    def add(
+    @action
+    async def add(
         self,
-        endpoint: str,
+        endpoint: str | None = None,
         *,
+        type: str = "api",  # noqa: A002 - what the contract calls it
         id: str | None = None,  # noqa: A002 - what the contract calls it
         name: str | None = None,
         dialect: str | None = None,
@@ -126,10 +130,16 @@ class Backends:
         max_concurrency: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> OneBackend:
-        """Registers an API by its address, and keeps it; which server it is shows by asking.
+        """Registers a backend and keeps it.
+
+        An API is known by its address, and which server it is shows by asking; a command-line tool and a
+        hybrid are known by their options.
+
+        An MCP server that is started here has ``options={"command": [...]}`` in place of an address.
 
         Args:
-            endpoint: ``http://host:port``, or its base URL.
+            endpoint: ``http://host:port``, or its base URL; tools and hybrids have none.
+            type: ``api``, ``websocket``, ``cli``, ``mcp`` or ``hybrid``.
             id: Its id; made from the address when absent.
             name: What people call it.
             dialect: ``openai``, ``anthropic``, ``ollama`` ... or a provider such as ``vllm``.
@@ -139,7 +149,10 @@ class Backends:
                 of the server. The key itself never goes through a notebook.
             weight: Share of the traffic against its peers.
             max_concurrency: Requests at once.
-            options: ``headers``, ``query`` and ``body``: what is sent with each call besides.
+            options: Of an API ``headers``, ``query`` and ``body``: what is sent with each call besides. Of a
+                tool ``tool`` or ``command`` and more, see docs/cli.md. Of an MCP server ``tools``,
+                ``command``, ``environment``, ``side_effects`` and ``external``, see docs/mcp.md. Of a hybrid
+                ``parts``.
 
         Returns:
             The backend, as the first look found it.
@@ -151,7 +164,7 @@ class Backends:
             BackendFailed: What answers is no known server; the message says what was tried.
         """
         fields: dict[str, Any] = {
-            "type": "api",
+            "type": type,
             "endpoint": endpoint,
             "id": id,
             "name": name,
@@ -163,8 +176,9 @@ class Backends:
             "max_concurrency": max_concurrency,
             "options": None if options is None else dict(options),
         }
-        report = self._add({name: value for name, value in fields.items() if value is not None})
-        added = self._backends[report["id"]] = OneBackend(report, *self._actions)
+        given = {name: value for name, value in fields.items() if value is not None}
+        report = await self._transport.add_backend(given)
+        added = self._backends[report["id"]] = OneBackend(report, self._transport, self._ask)
         return added
 
     def __getitem__(self, backend_id: str) -> OneBackend:
@@ -200,7 +214,8 @@ class Backends:
         """Every backend, and below them what was found and cannot be used."""
         unused = [item for item in self.found if item["backend_id"] is None]
         return [cells(backend) for backend in self._backends.values()] + [
-            ["-", "api", "not used", _cut(item["reason"]), item["endpoint"], "-", "-", "-"] for item in unused
+            ["-", item.get("type", "api"), "not used", _cut(item["reason"]), item["endpoint"], "-", "-", "-"]
+            for item in unused
         ]
 
 

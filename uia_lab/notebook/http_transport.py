@@ -3,18 +3,19 @@
 import base64
 import contextlib
 import json
-import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import numpy as np
 
+from uia_lab._version import __version__
 from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.notebook.finding import UNIX
 from uia_lab.notebook.transport import EventStream, NotConnected, Publication
 from uia_lab.worker import ServedFunction, Worker
 
@@ -30,6 +31,8 @@ SILENCE_S = 35.0
 DETAILS_S = 3.0
 # The server recognises what is at an address and probes it.
 LOOK_S = 45.0
+# What a server says of an address that it has no door for.
+NOTHING = "there is nothing at this address"
 
 
 def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
@@ -72,13 +75,17 @@ class HttpTransport:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https", UNIX) or not parts.netloc:
             raise NotConnected(f"{url!r} is no address of a server; write http://host:port/path/")
         # Credentials in an address would end up in `where` and in messages.
         host = parts.netloc.rpartition("@")[2]
         self.url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
         self.where = self.url
+        # aiohttp knows no such scheme: the path of the socket goes to its connector.
+        self._socket = unquote(host) if parts.scheme == UNIX else None
+        self._base = f"http://localhost{parts.path.rstrip('/')}/" if self._socket else self.url
         self._token = token
+        self._version: str | None = None
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -90,7 +97,8 @@ class HttpTransport:
 
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
             timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=ANSWER_S)
-            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+            connector = aiohttp.UnixConnector(self._socket) if self._socket else None
+            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
         return self._session
 
     @contextlib.asynccontextmanager
@@ -104,7 +112,7 @@ class HttpTransport:
         try:
             # A redirect is never followed: it could take the token to another host.
             async with self._client().request(
-                method, self.url + path, timeout=timeout, allow_redirects=False, **options
+                method, self._base + path, timeout=timeout, allow_redirects=False, **options
             ) as response:
                 if 300 <= response.status < 400:
                     target = urlsplit(response.headers.get("Location", ""))
@@ -114,7 +122,14 @@ class HttpTransport:
                         "login page, give a token too."
                     )
                 if response.status >= 400:
-                    raise error_of(response.status, await _json(response), self.where)
+                    error = error_of(response.status, await _json(response), self.where)
+                    if response.status == 404 and error.message == NOTHING and self._version != __version__:
+                        raise errors.Unsupported(
+                            f"{self.where} runs uia_lab {self._version or '(an old one)'} and has no "
+                            f"/{path.partition('?')[0]}, which uia_lab {__version__} here asks for; "
+                            "upgrade it there"
+                        )
+                    raise error
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise NotConnected(
@@ -128,13 +143,17 @@ class HttpTransport:
 
     async def status(self) -> dict[str, Any]:
         """The status report of the server."""
-        async with self._asked("GET", "status") as response:
-            report = await _json(response)
+        try:
+            async with self._asked("GET", "status") as response:
+                report = await _json(response)
+        except errors.ModelNotFound:
+            report = None
         if not isinstance(report, dict) or "instance_id" not in report:
             raise NotConnected(
                 f"something answers at {self.where}, but it is not uia_lab. Inside Jupyter the address ends "
                 "in uia/ and `jupyter server extension list` must show uia_lab_server as enabled."
             )
+        self._version = report.get("version")
         return report
 
     async def models(self) -> list[str]:
@@ -232,6 +251,52 @@ class HttpTransport:
         with contextlib.suppress(errors.ModelNotFound):
             await self._told("DELETE", f"peers/{quote(peer_id, safe='')}/trust")
 
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        return await self._told("GET", f"backends/{quote(backend_id, safe='')}")
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return await self._told("GET", f"history?after={after}&limit={limit}")
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return await self._told("GET", "strategy")
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen."""
+        return await self._told("PUT", "strategy", json={"name": name})
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return await self._told("POST", "explain", json=dict(fields))
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        return await self._told("GET", f"requests/{quote(request_id, safe='')}")
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last requests."""
+        asked = {"limit": limit} | {name: value for name, value in filters.items() if value is not None}
+        return await self._told("GET", f"requests?{urlencode(asked)}")
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Past requests under another strategy."""
+        return await self._told("POST", "replay", json=dict(fields), read_s=LOOK_S)
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The aliases of the server."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "aliases"))["aliases"]
+        return listed
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias."""
+        return await self._told("PUT", f"aliases/{quote(name, safe='')}", json={"targets": list(targets)})
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+        await self._told("DELETE", f"aliases/{quote(name, safe='')}")
+
     async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._asked(method, path, **options) as response:
             told: dict[str, Any] = await response.json()
@@ -254,6 +319,10 @@ class HttpTransport:
         self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
     ) -> Publication:
         """A worker of the server, over a WebSocket."""
+        if self._socket:
+            raise errors.BadRequest(
+                "functions cannot be served to a server on a UNIX socket; start it on a port of 127.0.0.1"
+            )
         return Worker(
             self.url,
             self._token,
@@ -290,6 +359,7 @@ class HttpTransport:
             "x-request-id": request.id,
             "x-uia-backend": hints.backend_id,
             "x-uia-prefer": ",".join(hints.preferred_types),
+            "x-uia-session": hints.session_id,
             "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
             "Accept": "text/event-stream",
         }
@@ -368,9 +438,3 @@ async def _json(response: "aiohttp.ClientResponse") -> Any:
     with contextlib.suppress(ValueError):
         return json.loads(await response.read())
     return None
-
-
-def of_environment() -> tuple[str, str | None] | None:
-    """Address and token that the server of this kernel left in the environment, if it did."""
-    url = os.environ.get("UIA_LAB_URL")
-    return (url, os.environ.get("UIA_LAB_TOKEN")) if url else None

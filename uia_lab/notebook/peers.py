@@ -5,7 +5,9 @@ from datetime import timedelta
 from typing import Any
 
 from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.notebook.asking import Ask, action
 from uia_lab.notebook.tables import html_table, text_table
+from uia_lab.notebook.transport import Transport
 
 COLUMNS = ("peer", "state", "why", "trust", "lends us", "may use of ours", "away", "in flight")
 WORDS = 6
@@ -13,7 +15,6 @@ LONGEST = 60
 SIGNS = {"connected": "●", "connecting": "◌", "found": "?", "offline": "○", "refused": "▲"}
 WARNING = "whoever runs a peer can read what you ask it"
 OFF = "no network of peers: start the server with enable_libp2p=True (LIBP2P_ENABLE=true)"
-Ask = Callable[..., Any]
 
 
 class NewInvite:
@@ -45,11 +46,8 @@ class Peers(Mapping[str, Mapping[str, Any]]):
 
     Args:
         report: As ``GET /peers`` gives it.
-        invite: Makes an invite of the fields of ``POST /peers/invites``.
-        withdraw: Takes an invite back, by its id.
-        accept: Uses an invite, by the fields of ``POST /peers/accept``.
-        trust: Trusts a peer: its id and the fields of ``POST /peers/{id}/trust``.
-        revoke: Ends the trust in a peer, by its id.
+        transport: Who serves.
+        ask: Runs its actions.
         live: Makes the map of a notebook of the report.
 
     Attributes:
@@ -60,25 +58,20 @@ class Peers(Mapping[str, Mapping[str, Any]]):
     def __init__(
         self,
         report: Mapping[str, Any],
-        invite: Ask,
-        withdraw: Ask,
-        accept: Ask,
-        trust: Ask,
-        revoke: Ask,
+        transport: Transport,
+        ask: Ask,
         live: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         self._report = dict(report)
         self.node: Mapping[str, Any] | None = report["node"]
         self.invites: list[dict[str, Any]] = list(report["invites"])
         self._peers = {item["peer_id"]: item for item in report["peers"]}
-        self._invite = invite
-        self._withdraw = withdraw
-        self._accept = accept
-        self._trust = trust
-        self._revoke = revoke
+        self._transport = transport
+        self._ask = ask
         self._live = live
 
-    def invite(
+    @action
+    async def invite(
         self,
         name: str | None = None,
         *,
@@ -114,18 +107,20 @@ class Peers(Mapping[str, Mapping[str, Any]]):
             fields["expires_in"] = (
                 expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
             )
-        return NewInvite(self._invite(fields))
+        return NewInvite(await self._transport.invite_peer(fields))
 
-    def withdraw(self, invite_id: str) -> None:
+    @action
+    async def withdraw(self, invite_id: str) -> None:
         """Takes an open invite back.
 
         Args:
             invite_id: Its id.
         """
-        self._withdraw(invite_id)
+        await self._transport.withdraw_invite(invite_id)
         self.invites = [item for item in self.invites if item["id"] != invite_id]
 
-    def accept(self, link: str, *, lend: bool = False, ours: bool = False) -> Mapping[str, Any]:
+    @action
+    async def accept(self, link: str, *, lend: bool = False, ours: bool = False) -> Mapping[str, Any]:
         """Uses a friend's invite: their models are backends from now on.
 
         Whoever runs that machine can read what you ask it.
@@ -143,9 +138,10 @@ class Peers(Mapping[str, Mapping[str, Any]]):
             NotAllowed: It was used or withdrawn, or is over.
             BackendFailed: The peer cannot be reached.
         """
-        return self._note(self._accept({"link": link, "lend": lend, "ours": ours}))
+        return self._note(await self._transport.accept_invite({"link": link, "lend": lend, "ours": ours}))
 
-    def trust(
+    @action
+    async def trust(
         self,
         peer: str,
         *,
@@ -179,9 +175,10 @@ class Peers(Mapping[str, Mapping[str, Any]]):
             "addresses": list(addresses) or None,
         }
         given = {key: value for key, value in fields.items() if value is not None}
-        return self._note(self._trust(self._id_of(peer), given))
+        return self._note(await self._transport.trust_peer(self._id_of(peer), given))
 
-    def revoke(self, peer: str) -> None:
+    @action
+    async def revoke(self, peer: str) -> None:
         """Trusts a peer no more: its connection ends at once, with all it has under way.
 
         Args:
@@ -194,11 +191,12 @@ class Peers(Mapping[str, Mapping[str, Any]]):
         if peer_id not in self._peers:
             known = suggestion(peer, [item["name"] or key for key, item in self._peers.items()])
             raise BadRequest(f"there is no peer {peer!r}.{known}", param="peer")
-        self._revoke(peer_id)
+        await self._transport.revoke_peer(peer_id)
         del self._peers[peer_id]
 
     def __getitem__(self, peer: str) -> Mapping[str, Any]:
-        return self._peers[self._id_of(peer)]
+        found: Mapping[str, Any] = self._peers[self._id_of(peer)]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._peers)
@@ -295,7 +293,7 @@ def _quota(quota: Mapping[str, Any] | None) -> str:
 
 
 def _rows(report: Mapping[str, Any]) -> list[list[str]]:
-    return [cells(peer) for peer in report["peers"]]
+    return [cells(peer) for peer in report.get("peers") or ()]
 
 
 def _terms(name: str | None, models: Iterable[str] | None, ours: bool | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // The peers of a service, live: who is how far away, whom we trust, and how others come in.
 
-const RENEW_MS = 5_000;
+const FRESH_MS = 5_000;
 const SURE_MS = 4_000;
 const WIDTH = 560;
 const HEIGHT = 260;
@@ -21,7 +21,7 @@ const PILLS = { connected: "healthy", connecting: "initializing", found: "unknow
 function render({ model, el }) {
   const pill = makePill({ role: "status", "aria-live": "polite", "data-testid": "uia-peers-connection" });
   const facts = make("span", { class: "uia-facts", "data-testid": "uia-peers-facts" });
-  const picture = drawing("svg", {
+  const picture = makeSvg("svg", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     class: "uia-peers-picture",
     "aria-hidden": "true",
@@ -86,20 +86,9 @@ function render({ model, el }) {
   el.append(root);
 
   const rows = new Map();
-  const answers = new Map();
-  let asked = 0;
-  let trouble = false;
-  let fromKernel = false;
-  let ours = false;
   let signature = "";
   let fetching = false;
-
-  function drawing(tag, attributes = {}, ...children) {
-    const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-    element.append(...children);
-    return element;
-  }
+  let closed = false;
 
   function short(peer) {
     return peer.name || `…${peer.peer_id.slice(-8)}`;
@@ -165,13 +154,13 @@ function render({ model, el }) {
     const id = peer.peer_id;
     trust.addEventListener("click", () =>
       attempt(trust, async () => {
-        await act("trust", "POST", `peers/${encodeURIComponent(id)}/trust`, [id, {}], {});
+        await act("trust_peer", id, {});
         say(`${short(peer)} is trusted now.`);
       }),
     );
     sure(revoke, "Revoke", () =>
       attempt(revoke, async () => {
-        await act("revoke", "DELETE", `peers/${encodeURIComponent(id)}/trust`, [id]);
+        await act("revoke_peer", id);
         say(`${short(peer)} is trusted no more.`);
       }),
     );
@@ -216,18 +205,18 @@ function render({ model, el }) {
       const text = connected && peer.rtt_ms != null ? duration(peer.rtt_ms).join(" ") : peer.state;
       const tone = `uia-peers-${connected ? "there" : "gone"}`;
       shapes.push(
-        drawing("line", { x1: midX, y1: midY, x2: x, y2: y, class: `uia-peers-line ${tone}` }),
+        makeSvg("line", { x1: midX, y1: midY, x2: x, y2: y, class: `uia-peers-line ${tone}` }),
         connected
-          ? drawing("circle", { cx: x, cy: y, r: peer.trusted ? 8 : 5, class: `uia-peers-dot ${tone}` })
-          : drawing("rect", { x: x - 6, y: y - 6, width: 12, height: 12, rx: 2, class: `uia-peers-dot ${tone}` }),
-        drawing("text", { x, y: y - 13, class: "uia-peers-label" }, short(peer)),
-        drawing("text", { x, y: y + 21, class: "uia-peers-label uia-peers-small" }, text),
+          ? makeSvg("circle", { cx: x, cy: y, r: peer.trusted ? 8 : 5, class: `uia-peers-dot ${tone}` })
+          : makeSvg("rect", { x: x - 6, y: y - 6, width: 12, height: 12, rx: 2, class: `uia-peers-dot ${tone}` }),
+        makeSvg("text", { x, y: y - 13, class: "uia-peers-label" }, short(peer)),
+        makeSvg("text", { x, y: y + 21, class: "uia-peers-label uia-peers-small" }, text),
       );
     });
     picture.replaceChildren(
       ...shapes,
-      drawing("circle", { cx: midX, cy: midY, r: 12, class: "uia-peers-us" }),
-      drawing("text", { x: midX, y: midY + 27, class: "uia-peers-label" }, "this service"),
+      makeSvg("circle", { cx: midX, cy: midY, r: 12, class: "uia-peers-us" }),
+      makeSvg("text", { x: midX, y: midY + 27, class: "uia-peers-label" }, "this service"),
     );
   }
 
@@ -281,55 +270,36 @@ function render({ model, el }) {
 
   function setConnection(state) {
     setPill(pill, state);
-    root.classList.toggle("uia-stale", state === "reconnecting");
+    root.classList.toggle("uia-stale", isStale(state));
   }
 
-  // The page's server directly, as the page's user; askServer of live.js carries no body.
-  async function page(method, path, fields) {
-    const cookie = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
-    const response = await fetch(new URL(`uia/${path}`, pageServer()), {
-      method,
-      credentials: "same-origin",
-      headers: {
-        ...(cookie ? { "X-XSRFToken": decodeURIComponent(cookie[1]) } : {}),
-        ...(fields === undefined ? {} : { "Content-Type": "application/json" }),
-      },
-      body: fields === undefined ? undefined : JSON.stringify(fields),
-    });
-    const value = await response.json().catch(() => ({}));
-    if (!response.ok) throw new Error(value.error?.message ?? `the server answered ${response.status}`);
-    return value;
-  }
-
-  function kernel(action, args) {
-    asked += 1;
-    const id = asked;
-    return new Promise((resolve, reject) => {
-      answers.set(id, { resolve, reject });
-      model.send({ type: "do", id, action, arguments: args });
-    });
-  }
-
-  async function act(action, method, path, args, fields) {
-    const value = ours ? await page(method, path, fields) : await kernel(action, args);
-    if (ours) refresh();
+  async function act(name, ...parameters) {
+    const value = await service.ask(name, ...parameters);
+    refresh();
     return value;
   }
 
   async function refresh() {
-    if (fetching || document.hidden) return;
+    if (fetching || closed || document.hidden) return;
     fetching = true;
     try {
-      const report = await page("GET", "peers");
-      if (ours) {
-        draw(report);
-        setConnection("live");
-      }
+      const report = await service.ask("peers");
+      if (!closed) draw(report);
     } catch {
-      if (ours) setConnection("reconnecting");
+      // What is shown stays, and the pill says how the connection is.
     } finally {
       fetching = false;
     }
+  }
+
+  // The status moves with every request; the peers are asked for anew when one of them came, went or is busy.
+  function changed() {
+    setConnection(service.state);
+    const peers = (service.report?.backends ?? []).filter((backend) => backend.type === "p2p");
+    const now = `${service.state} ${JSON.stringify(peers.map((each) => [each.id, each.status, each.reason]))}`;
+    if (now === signature) return;
+    signature = now;
+    refresh();
   }
 
   inviting.addEventListener("submit", (event) => {
@@ -337,7 +307,7 @@ function render({ model, el }) {
     attempt(invite, async () => {
       const fields = { max_concurrent: Number(most.value) || 4 };
       if (name.value.trim()) fields.name = name.value.trim();
-      const made = await act("invite", "POST", "peers/invites", [fields], fields);
+      const made = await act("invite_peer", fields);
       link.value = made.link;
       shown.hidden = false;
       link.focus();
@@ -359,77 +329,22 @@ function render({ model, el }) {
     attempt(accept, async () => {
       const fields = { link: given.value.trim(), lend: lend.checked };
       say("Connecting…");
-      const peer = await act("accept", "POST", "peers/accept", [fields], fields);
+      const peer = await act("accept_invite", fields);
       given.value = "";
       say(`${short(peer)} lends us ${lends(peer)}.`);
     });
   });
 
-  function renew() {
-    if (ours) refresh();
-    else if (fromKernel && !document.hidden) model.send({ type: "poll" });
-  }
-
-  function useKernel(yes) {
-    const first = yes && !fromKernel;
-    fromKernel = yes;
-    if (yes) setConnection(trouble ? "reconnecting" : "from kernel");
-    if (first) renew();
-  }
-
-  // The page's server may be another instance than the one asked for: then only the kernel knows it.
-  function heardLive(seen) {
-    ours = seen.instance !== null && seen.instance === model.get("instance_id");
-    if (ours) {
-      useKernel(false);
-      if (seen.state !== "live") setConnection("reconnecting");
-      // The status moves with every request; the peers are asked for anew when one of them came, went or is busy.
-      const peers = (seen.report?.backends ?? []).filter((backend) => backend.type === "p2p");
-      const now = `${seen.state} ${JSON.stringify(peers.map((each) => [each.id, each.status, each.reason]))}`;
-      if (seen.state === "live" && now !== signature) {
-        signature = now;
-        refresh();
-      }
-    } else if (seen.instance !== null || seen.state === "unavailable") {
-      useKernel(true);
-    }
-  }
-
-  function heardKernel() {
-    trouble = false;
-    if (!fromKernel) return;
-    setConnection("from kernel");
-    draw(model.get("report"));
-  }
-
-  function heardMessage(message) {
-    if (message?.type === "answer") {
-      const waiting = answers.get(message.id);
-      answers.delete(message.id);
-      if (message.error) waiting?.reject(new Error(message.error));
-      else waiting?.resolve(message.value);
-    } else if (message?.type === "trouble") {
-      trouble = true;
-      if (fromKernel) setConnection("reconnecting");
-    }
-  }
-
-  setConnection("connecting");
-  draw(model.get("report"));
-  model.on("change:report", heardKernel);
-  model.on("msg:custom", heardMessage);
-  const renewing = setInterval(renew, RENEW_MS);
-  let leave = () => {};
-  if (model.get("direct") && pageServer()) leave = liveOfPage().subscribe(heardLive);
-  else useKernel(true);
+  const service = serviceOf(model, changed);
+  setConnection(service.state);
+  if (model.get("peers").peers) draw(model.get("peers"));
+  else forms.hidden = table.hidden = true;
+  const renewing = setInterval(refresh, FRESH_MS);
 
   return () => {
-    leave();
+    closed = true;
     clearInterval(renewing);
-    model.off("change:report", heardKernel);
-    model.off("msg:custom", heardMessage);
-    for (const { reject } of answers.values()) reject(new Error("the map was closed"));
-    answers.clear();
+    service.close();
   };
 }
 

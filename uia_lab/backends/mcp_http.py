@@ -1,0 +1,56 @@
+"""The SDK's HTTP over our own session, which knows the addresses that are never called."""
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import httpx2
+
+from uia_lab.backends.client_session import SharedSession
+
+
+class SessionTransport(httpx2.AsyncBaseTransport):
+    """Sends requests by the session that every backend by address shares; redirects are the caller's.
+
+    Args:
+        session: The session.
+    """
+
+    def __init__(self, session: SharedSession) -> None:
+        self._session = session
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The response, once its headers are there.
+
+        Raises:
+            httpx2.TransportError: Nobody answers.
+        """
+        session = await self._session.get()
+        body = await request.aread()
+        headers = [(name, value) for name, value in request.headers.items() if name != "accept-encoding"]
+        try:
+            response = await session.request(
+                request.method, str(request.url), headers=headers, data=body or None, allow_redirects=False
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise httpx2.ConnectError(str(error) or type(error).__name__, request=request) from error
+        return httpx2.Response(
+            response.status, headers=list(response.raw_headers), stream=_Body(response), request=request
+        )
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise httpx2.ReadError(str(error) or type(error).__name__) from error
+
+    async def aclose(self) -> None:
+        # What was read to its end serves again; anything else is cut.
+        if not self._response.content.at_eof():
+            self._response.close()
+        self._response.release()
