@@ -2,8 +2,8 @@
 
 ``python -m tests.p2p.peer_node '{"network": ...}'`` writes a line of JSON with its addresses and peer id once
 it listens, and ends when its standard input does. Beside the node's settings: ``pause_s`` between two tokens,
-``model`` to serve a local model of this machine in place of counting, and ``report`` for a line of JSON whenever
-the state of a peer changes.
+``model`` to serve a local model of this machine in place of counting, and ``report`` for a line of JSON
+whenever the state of a peer changes.
 """
 
 import asyncio
