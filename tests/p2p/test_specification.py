@@ -1,4 +1,4 @@
-"""The libp2p sample of the specification runs as it stands, with a loopback address for its bootstrap peer."""
+"""The libp2p sample of the specification runs as it stands, with a bootstrap peer of loopback."""
 
 import re
 
