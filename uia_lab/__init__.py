@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendStatus as BackendStatus
     from uia_lab.inference_backend_manager import BackendType as BackendType
     from uia_lab.inference_backend_manager import get_backend_manager as get_backend_manager
+    from uia_lab.libp2p_inference import LibP2PInferenceNode as LibP2PInferenceNode
+    from uia_lab.libp2p_inference import PeerCapability as PeerCapability
     from uia_lab.notebook.async_lab import AsyncLab as AsyncLab
     from uia_lab.notebook.connect import connect as connect
     from uia_lab.notebook.connect import connect_async as connect_async
@@ -32,6 +34,8 @@ _HOMES = {
     "ConfigError": "config",
     "InferenceServiceConfig": "config",
     "Lab": "notebook.lab",
+    "LibP2PInferenceNode": "libp2p_inference",
+    "PeerCapability": "libp2p_inference",
     "UnifiedInferenceService": "unified_inference_service",
     "Worker": "worker",
     "connect": "notebook.connect",

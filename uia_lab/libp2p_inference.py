@@ -1,5 +1,7 @@
 """LibP2PInferenceNode: the specification's face of the peer-to-peer network."""
 
+import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
@@ -121,6 +123,7 @@ class LibP2PInferenceNode:
         )
         self._peers: PeerBackends | None = None
         self._tasks: set[str] = set()
+        self._looks: set[asyncio.Task[None]] = set()
         self._models: dict[str, tuple[Any, str | None]] = {}
 
     def __repr__(self) -> str:
@@ -167,6 +170,9 @@ class LibP2PInferenceNode:
         peers, self._peers = self._peers, None
         if peers is not None:
             await peers.stop()
+        for look in self._looks:
+            look.cancel()
+        await asyncio.gather(*self._looks, return_exceptions=True)
         await self._node.stop()
         await self._manager.aclose()
 
@@ -333,6 +339,16 @@ class LibP2PInferenceNode:
         self._manager.register_backend(
             _LOCAL + model_id, BackendType.GPU, model_id, instance, capabilities=capabilities
         )
+        if self._peers is not None:
+            # It is lent once somebody has looked at it, and nobody else may have used this manager yet.
+            look = asyncio.create_task(self._look(_LOCAL + model_id), name="uia-p2p-look")
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+
+    async def _look(self, backend_id: str) -> None:
+        with contextlib.suppress(InferenceError):
+            # It may be replaced while it is looked at.
+            await self._manager.probe(backend_id)
 
     def _request(
         self,

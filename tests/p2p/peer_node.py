@@ -2,7 +2,8 @@
 
 ``python -m tests.p2p.peer_node '{"network": ...}'`` writes a line of JSON with its addresses and peer id once
 it listens, and ends when its standard input does. Beside the node's settings: ``pause_s`` between two tokens,
-and ``model`` to serve a local model of this machine in place of counting.
+``model`` to serve a local model of this machine in place of counting, and ``report`` for a line of JSON
+whenever the state of a peer changes.
 """
 
 import asyncio
@@ -34,8 +35,23 @@ def counting(pause_s):
     return count
 
 
+def say(told):
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+async def follow(node):
+    """A line for each change of a peer's state."""
+    known = {}
+    async for info in node.node.subscribe():
+        if known.get(info.peer_id) != info.state:
+            known[info.peer_id] = info.state
+            say({"peer_id": info.peer_id, "state": info.state.value, "found_by": sorted(info.found_by)})
+
+
 async def serve(settings):
     pause_s, model = settings.pop("pause_s", 0.0), settings.pop("model", None)
+    report = settings.pop("report", False)
     node = LibP2PInferenceNode(settings)
     node.register_capability(PeerCapability.TEXT_GENERATION)
     service = None
@@ -55,9 +71,11 @@ async def serve(settings):
             await asyncio.sleep(0.1)
     await node.start()
     told = {"addresses": node.addresses, "peer_id": node.node.peer_id}
-    sys.stdout.write(json.dumps(told) + "\n")
-    sys.stdout.flush()
+    say(told)
+    following = asyncio.create_task(follow(node)) if report else None
     await asyncio.to_thread(sys.stdin.read)
+    if following is not None:
+        following.cancel()
     await node.stop()
     if service is not None:
         await service.stop()

@@ -200,15 +200,11 @@ async def test_a_thousand_half_open_streams(victim, attacker):
 
     async def flood():
         opened = 0
-        for _ in range(1000):
-            with trio.move_on_after(0.05) as scope:
-                try:
-                    await attacker.connection.muxed_conn.open_stream()
-                    opened += 1
-                except Exception:  # noqa: BLE001
-                    break
-            if scope.cancelled_caught:
-                break
+        # At most 256 can be open at once; those that the node resets make room for more.
+        with trio.move_on_after(15):
+            for _ in range(1000):
+                await attacker.connection.muxed_conn.open_stream()
+                opened += 1
         return opened
 
     assert await attacker.bare.run(flood) > MOST_STREAMS
