@@ -13,7 +13,7 @@ const COLUMNS = [
   ["Lends us", ""],
   ["May use of ours", "uia-roomy"],
   ["Away", "uia-num"],
-  ["In flight", "uia-num"],
+  ["In flight", "uia-num uia-roomy"],
   ["", "uia-peers-acts"],
 ];
 const PILLS = { connected: "healthy", connecting: "initializing", found: "unknown", offline: "offline", refused: "failed" };
