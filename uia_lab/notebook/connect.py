@@ -2,6 +2,7 @@
 
 import threading
 
+from uia_lab.notebook.async_lab import AsyncLab
 from uia_lab.notebook.http_transport import HttpTransport, of_environment
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
@@ -33,9 +34,23 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
         return _default
 
 
+async def connect_async(url: str | None = None, token: str | None = None) -> AsyncLab:
+    """As :func:`connect`, to await; it gives a new one each time, which its caller closes.
+
+    ``async with await uia_lab.connect_async() as lab`` closes it at the end.
+    """
+    return await AsyncLab(_transport(url, token)).open()
+
+
 def current() -> Lab:
     """The default Lab; the first call opens it."""
     return connect()
+
+
+def opened() -> Lab | None:
+    """The default Lab if it is open; nothing opens it."""
+    lab = _default
+    return lab if lab is not None and not lab.closed else None
 
 
 def forget() -> None:

@@ -1,9 +1,10 @@
 """The record of one generation: text, figures and outcome, whoever shows it."""
 
+import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from html import escape
 from typing import Any, Protocol
 
@@ -30,7 +31,8 @@ class Presenter(Protocol):
 class Generation:
     """One answer as it arrives, and as it was.
 
-    It is filled from one thread (the Lab's) and read from any. ``str(generation)`` is the text.
+    It is filled from one thread (the Lab's) and read from any. ``str(generation)`` is the text, and
+    ``await generation`` waits for its end where the thread has a running event loop.
 
     Args:
         prompt: What was asked.
@@ -66,6 +68,7 @@ class Generation:
         self._end: float | None = None
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
+        self._kept: Any = None
 
     @property
     def text(self) -> str:
@@ -128,6 +131,33 @@ class Generation:
             self._ended.wait(2)
             raise
         return self
+
+    def __await__(self) -> Generator[Any, Any, "Generation"]:
+        return self._end_of_it().__await__()
+
+    async def _end_of_it(self) -> "Generation":
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def look() -> None:
+            if self.done:
+                with contextlib.suppress(RuntimeError):  # the loop of whoever waited is gone
+                    loop.call_soon_threadsafe(ended.set)
+
+        self.subscribe(look)
+        look()
+        await ended.wait()
+        return self
+
+    def keep(self, thing: Any) -> None:
+        """Keeps a thing alive until it has ended."""
+        self._kept = thing
+        self.subscribe(self._let_go)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.done:
+            self._kept = None
 
     def raise_for_error(self) -> None:
         """Raises the error it failed with, if it did; being stopped is not an error."""

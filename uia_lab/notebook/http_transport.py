@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import numpy as np
@@ -206,6 +206,52 @@ class HttpTransport:
         """Takes a backend out."""
         await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
 
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        return await self._told("GET", f"backends/{quote(backend_id, safe='')}")
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return await self._told("GET", f"history?after={after}&limit={limit}")
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return await self._told("GET", "strategy")
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen."""
+        return await self._told("PUT", "strategy", json={"name": name})
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return await self._told("POST", "explain", json=dict(fields))
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        return await self._told("GET", f"requests/{quote(request_id, safe='')}")
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last requests."""
+        asked = {"limit": limit} | {name: value for name, value in filters.items() if value is not None}
+        return await self._told("GET", f"requests?{urlencode(asked)}")
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Past requests under another strategy."""
+        return await self._told("POST", "replay", json=dict(fields), read_s=LOOK_S)
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The aliases of the server."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "aliases"))["aliases"]
+        return listed
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias."""
+        return await self._told("PUT", f"aliases/{quote(name, safe='')}", json={"targets": list(targets)})
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+        await self._told("DELETE", f"aliases/{quote(name, safe='')}")
+
     async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._asked(method, path, **options) as response:
             told: dict[str, Any] = await response.json()
@@ -264,6 +310,7 @@ class HttpTransport:
             "x-request-id": request.id,
             "x-uia-backend": hints.backend_id,
             "x-uia-prefer": ",".join(hints.preferred_types),
+            "x-uia-session": hints.session_id,
             "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
             "Accept": "text/event-stream",
         }
