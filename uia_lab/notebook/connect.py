@@ -7,6 +7,8 @@ from uia_lab.notebook.http_transport import HttpTransport, of_environment
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
 
+LOCAL = "local"
+
 _lock = threading.Lock()
 _default: Lab | None = None
 
@@ -19,7 +21,8 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
     still open is given back instead of a second one.
 
     Args:
-        url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``.
+        url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``; ``local`` runs the service
+            in this process also where a server could be found.
         token: A key of that server, or a Jupyter token.
 
     Raises:
@@ -76,6 +79,8 @@ def _transport(url: str | None, token: str | None) -> HttpTransport | InProcessT
         if found is None:
             return InProcessTransport()
         url, token = found[0], token or found[1]
+    elif url == LOCAL:
+        return InProcessTransport()
     elif token is None and found is not None and _same(url, found[0]):
         token = found[1]
     return HttpTransport(url, token)
