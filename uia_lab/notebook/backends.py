@@ -150,8 +150,9 @@ class Backends:
             weight: Share of the traffic against its peers.
             max_concurrency: Requests at once.
             options: Of an API ``headers``, ``query`` and ``body``: what is sent with each call besides. Of a
-                tool ``tool`` or ``command`` and more, see docs/cli.md. Of an MCP server ``tools``, ``command``,
-                ``environment``, ``side_effects`` and ``external``, see docs/mcp.md. Of a hybrid ``parts``.
+                tool ``tool`` or ``command`` and more, see docs/cli.md. Of an MCP server ``tools``,
+                ``command``, ``environment``, ``side_effects`` and ``external``, see docs/mcp.md. Of a hybrid
+                ``parts``.
 
         Returns:
             The backend, as the first look found it.
