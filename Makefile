@@ -10,7 +10,7 @@ COMPILES := $(shell printf '\#include <gmp.h>\n' | $(or $(CC),cc) -E - >/dev/nul
 EXTRAS := $(if $(COMPILES),all,engine,keyring,mcp,ray,reports)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-slow lint e2e bench clean
+.PHONY: help lab tutorials test test-slow lint e2e bench clean
 
 help: ## what there is to make
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ models: $(READY)
 lab: models ## JupyterLab, open on the first tutorial, with a real model
 	@echo "Starting JupyterLab; Ctrl-C twice ends it."
 	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --LabApp.default_url=/lab/tree/01_first_light.ipynb $(LAB_ARGS) notebooks
+
+tutorials: models ## the tutorials with their results, as HTML in build/tutorials (three minutes)
+	$(BIN)/jupyter nbconvert --execute --to html --output-dir build/tutorials notebooks/*.ipynb
 
 test: models ## the tests and the tutorials (a few minutes)
 	$(BIN)/python -m pytest -m "not e2e and not slow" $(PYTEST_ARGS)

@@ -8,6 +8,7 @@ from uia_lab._version import __version__
 if TYPE_CHECKING:
     from uia_lab.config import ConfigError as ConfigError
     from uia_lab.config import InferenceServiceConfig as InferenceServiceConfig
+    from uia_lab.domain.errors import InferenceError as InferenceError
     from uia_lab.inference_backend_manager import (
         BackendCapabilities as BackendCapabilities,
     )
@@ -32,6 +33,7 @@ _HOMES = {
     "BackendStatus": "inference_backend_manager",
     "BackendType": "inference_backend_manager",
     "ConfigError": "config",
+    "InferenceError": "domain.errors",
     "InferenceServiceConfig": "config",
     "Lab": "notebook.lab",
     "LibP2PInferenceNode": "libp2p_inference",

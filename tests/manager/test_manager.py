@@ -1,5 +1,7 @@
 """Registration, the whole answer, the stream, the report."""
 
+import contextlib
+
 import pytest
 
 from uia_lab.config import ConfigError
@@ -156,3 +158,28 @@ async def test_a_replaced_backend_is_stopped(manager, scripted):
     assert (await manager.infer("generation", inputs="x")).text == "new"
     await manager.aclose()
     assert (old.stopped, new.stopped) == (1, 1)
+
+
+class Last:
+    """A strategy of one's own: whoever was registered last."""
+
+    name = "last"
+
+    def compare(self, pool, request):
+        return [(-place, entry) for place, entry in enumerate(pool.free())]
+
+    def chosen(self, winner, pool):
+        self.winner = winner.backend_id
+
+
+async def test_a_strategy_of_ones_own():
+    async with contextlib.aclosing(BackendManager({"enable_health_checks": False})) as manager:
+        able = BackendCapabilities(supported_tasks={"text-generation"})
+        for name in ("a", "b", "c"):
+            manager.register_backend(name, "gpu", name, lambda inputs: inputs, able)
+        strategy = Last()
+        manager.set_strategy(strategy)
+        assert manager.strategy_name == "last"
+        assert manager.explain("text-generation").winner == "c"
+        assert (await manager.infer("text-generation", inputs="x")).backend_id == "c"
+        assert strategy.winner == "c"

@@ -36,6 +36,13 @@ def test_else_this_process(service, monkeypatch):
     assert lab.generate("a b", model="w").text == "a b "
 
 
+def test_local_is_this_process_whatever_the_environment_says(service, monkeypatch):
+    monkeypatch.setenv("UIA_LAB_URL", "http://127.0.0.1:1/")
+    monkeypatch.setattr("uia_lab.notebook.connect.InProcessTransport", lambda: InProcessTransport(service))
+    assert "this kernel" in connect("local").where
+    assert "this kernel" in connect().where
+
+
 def test_the_default_lab_is_shared_while_it_is_open(server, environment):
     first = connect()
     assert connect() is first

@@ -8,7 +8,7 @@ from uia_lab.manager.host import Host
 from uia_lab.manager.loops import LoopBound
 from uia_lab.manager.report import backend_info
 from uia_lab.routing.registry import Registered, check_limit, check_weight
-from uia_lab.routing.strategies import make_strategy
+from uia_lab.routing.strategies import Strategy, make_strategy
 from uia_lab.routing.turns import Turn
 
 
@@ -26,16 +26,19 @@ class Controls(Host):
         """Name of the strategy in force."""
         return self.router.strategy.name
 
-    def set_strategy(self, name: str) -> None:
+    def set_strategy(self, strategy: str | Strategy) -> None:
         """Changes the strategy for the requests to come.
+
+        Args:
+            strategy: Name of one that is built in or installed, or one of your own.
 
         Raises:
             BadRequest: Unknown; the message lists the known ones.
         """
-        strategy = make_strategy(name)
+        chosen = make_strategy(strategy) if isinstance(strategy, str) else strategy
 
         def change() -> None:
-            self.router.strategy = strategy
+            self.router.strategy = chosen
             self.settle([])
 
         self.loops.call(change)

@@ -10,6 +10,8 @@ from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
 
+LOCAL = "local"
+
 _lock = threading.Lock()
 _default: Lab | None = None
 
@@ -25,7 +27,8 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
 
     Args:
         url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``, or of one on a UNIX socket,
-            ``http+unix://%2Frun%2Fjupyter.sock/uia/``.
+            ``http+unix://%2Frun%2Fjupyter.sock/uia/``; ``local`` runs the service in this process also where a
+            server could be found.
         token: A key of that server, or a Jupyter token.
 
     Raises:
@@ -82,6 +85,8 @@ def destination() -> str:
 
 def _transport(url: str | None, token: str | None) -> HttpTransport | InProcessTransport:
     place = told()
+    if url == LOCAL:
+        return InProcessTransport()
     if url is not None:
         if token is None and place is not None and _same(url, place.url):
             token = place.token
