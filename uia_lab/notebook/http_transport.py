@@ -13,7 +13,20 @@ import numpy as np
 
 from uia_lab.dialects import sse
 from uia_lab.domain import errors
-from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
+from uia_lab.domain.events import (
+    Attempted,
+    Chunk,
+    Delta,
+    Event,
+    Finished,
+    Reasoning,
+    Result,
+    Started,
+    Switched,
+    Text,
+    ToolCall,
+    Usage,
+)
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook.transport import EventStream, NotConnected, Publication
 from uia_lab.worker import ServedFunction, Worker
@@ -143,7 +156,7 @@ class HttpTransport:
             return [item["id"] for item in (await response.json())["data"]]
 
     def stream(self, request: InferenceRequest) -> EventStream:
-        """Starts a chat completion."""
+        """Starts a request at ``POST /infer``."""
         return _HttpStream(self, request)
 
     async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
@@ -246,16 +259,23 @@ class HttpTransport:
             await session.close()
 
     def body_of(self, request: InferenceRequest) -> dict[str, Any]:
-        """The chat completion that asks for a request's answer."""
-        body = {
-            **request.parameters,
-            "messages": [dict(message) for message in request.messages or ()],
+        """The call of ``POST /infer`` that asks for a request's answer.
+
+        OpenAI's dialect has no word for a switch of backends in the middle of an answer; this door has.
+        """
+        hints = request.routing
+        body: dict[str, Any] = {
+            "task": request.task,
+            "model": request.model,
+            "parameters": dict(request.parameters),
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "routing": {"exclude": sorted(hints.excluded_backends)} if hints.excluded_backends else None,
         }
-        if request.model is not None:
-            body["model"] = request.model
-        return body
+        if request.messages is None:
+            body["inputs"] = request.inputs
+        else:
+            body["messages"] = [dict(message) for message in request.messages]
+        return {name: value for name, value in body.items() if value is not None}
 
     def headers_of(self, request: InferenceRequest) -> dict[str, str]:
         """The routing hints of a request."""
@@ -271,7 +291,7 @@ class HttpTransport:
 
 
 class _HttpStream:
-    """One chat completion as domain events."""
+    """One answer of ``POST /infer`` as domain events."""
 
     def __init__(self, transport: HttpTransport, request: InferenceRequest) -> None:
         self.request_id: str | None = None
@@ -291,10 +311,10 @@ class _HttpStream:
     async def _run(self) -> AsyncGenerator[Event, None]:
         transport, request = self._transport, self._request
         pieces: list[str] = []
-        usage, reason, index = Usage(), "stop", 0
+        usage, reason, result = Usage(), "stop", None
         async with transport._asked(  # noqa: SLF001  # the transport's own other half
             "POST",
-            "v1/chat/completions",
+            "infer",
             json=transport.body_of(request),
             headers=transport.headers_of(request),
             read_s=SILENCE_S,
@@ -304,26 +324,38 @@ class _HttpStream:
             async for name, data in sse.events(response.content):
                 if data == "[DONE]":
                     attempts = await transport.attempts(self.request_id)
-                    yield Finished("".join(pieces), usage, reason, attempts)
+                    yield Finished("".join(pieces) if result is None else result, usage, reason, attempts)
                     return
                 payload = json.loads(data)
                 if name == "error" or "error" in payload:
                     raise error_of(502, payload, transport.where)
-                if payload.get("usage"):
-                    usage = _usage(payload["usage"])
-                for choice in payload.get("choices") or ():
-                    if choice.get("index", 0) != 0:
-                        continue
-                    reason = choice.get("finish_reason") or reason
-                    delta = choice.get("delta") or {}
-                    if thought := delta.get("reasoning_content"):
-                        yield Chunk(index, Reasoning(thought))
-                        index += 1
-                    if text := delta.get("content"):
-                        pieces.append(text)
-                        yield Chunk(index, Text(text))
-                        index += 1
+                if name == "complete":
+                    usage = _usage(payload.get("usage") or {})
+                    reason = payload.get("finish_reason") or reason
+                elif name == "switched":
+                    yield Switched(
+                        payload["from"], payload["to"], payload["reason"], payload.get("at_index", 0)
+                    )
+                elif name == "chunk" and (delta := _delta(payload)) is not None:
+                    if isinstance(delta, Text) and payload["choice"] == 0:
+                        pieces.append(delta.text)
+                    elif isinstance(delta, Result):
+                        result = delta.value
+                    yield Chunk(payload["index"], delta, payload["choice"], payload.get("logprobs"))
         raise errors.StreamInterrupted(f"the stream from {transport.where} ended before the answer did")
+
+
+def _delta(payload: Mapping[str, Any]) -> Delta | None:
+    match payload:
+        case {"text": text}:
+            return Text(text)
+        case {"reasoning": text}:
+            return Reasoning(text)
+        case {"tool_call": call}:
+            return ToolCall(call["index"], call["id"], call["name"], call["arguments"])
+        case {"result": value}:
+            return Result(value)
+    return None
 
 
 def _usage(raw: Mapping[str, Any]) -> Usage:

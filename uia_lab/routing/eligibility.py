@@ -38,6 +38,7 @@ class Demand:
     digest: str | None = None
     permitted_types: frozenset[BackendType] = frozenset()
     features: frozenset[str] = frozenset()
+    excluded_backends: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Eligibility:
             request.resumed.digest if request.resumed is not None else None,
             request.permitted_types,
             features,
+            hints.excluded_backends,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -149,6 +151,8 @@ class Eligibility:
         capabilities = entry.capabilities
         if demand.backend_id is not None and entry.backend_id != demand.backend_id:
             return f"not the backend asked for ({demand.backend_id})"
+        if entry.backend_id in demand.excluded_backends:
+            return "excluded by the request"
         prefix = target.prefix if target is not None else None
         if prefix is not None and prefix not in (entry.backend_id, entry.type.value):
             return f"alias: the target is {prefix}:{demand.model}"
