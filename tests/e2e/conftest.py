@@ -17,8 +17,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.node import NPM
+
 ROOT = Path(__file__).parents[2]
 CHROMIUM = "/usr/bin/chromium"
+AXE = "axe-core@4.14.1"
 
 RUN_ALL = """async () => {
   const widget = jupyterapp.shell.currentWidget;
@@ -126,6 +129,19 @@ def browser():
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """The source of axe-core, which finds what keeps people out."""
+    folder = tmp_path_factory.mktemp("axe")
+    subprocess.run(
+        [*NPM, "install", "--no-fund", "--no-audit", "--prefix", str(folder), AXE],
+        check=True,
+        capture_output=True,
+        timeout=110,
+    )
+    return (folder / "node_modules/axe-core/axe.min.js").read_text("utf-8")
 
 
 @pytest.fixture
