@@ -4,7 +4,7 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -180,6 +180,39 @@ class HttpTransport:
         async with self._asked("GET", "hardware", read_s=HARDWARE_S) as response:
             report: dict[str, Any] = await response.json()
             return report
+
+    async def local_models(self) -> list[dict[str, Any]]:
+        """The models of the server's machine; the first look reads the heads of their files."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "models", read_s=LOOK_S))["models"]
+        return listed
+
+    async def load_model(
+        self, fields: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Loads a model; its steps come as events."""
+        async with self._asked(
+            "POST",
+            "models/load",
+            json=dict(fields),
+            headers={"Accept": "text/event-stream"},
+            read_s=SILENCE_S,
+        ) as response:
+            async for name, data in sse.events(response.content):
+                payload = json.loads(data)
+                if name == "progress":
+                    tell(payload)
+                elif name == "error":
+                    raise error_of(502, payload, self.where)
+                elif name == "loaded":
+                    loaded: dict[str, Any] = payload
+                    return loaded
+        raise errors.StreamInterrupted(
+            f"the connection to {self.where} ended before the load did; it may go on: look at lab.models"
+        )
+
+    async def unload_model(self, model_id: str) -> dict[str, Any]:
+        """Gives a model's memory back."""
+        return await self._told("POST", "models/unload", json={"model_id": model_id}, read_s=LOOK_S)
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys of the server."""
