@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendStatus as BackendStatus
     from uia_lab.inference_backend_manager import BackendType as BackendType
     from uia_lab.inference_backend_manager import get_backend_manager as get_backend_manager
+    from uia_lab.notebook.async_lab import AsyncLab as AsyncLab
     from uia_lab.notebook.connect import connect as connect
+    from uia_lab.notebook.connect import connect_async as connect_async
     from uia_lab.notebook.lab import Lab as Lab
     from uia_lab.unified_inference_service import UnifiedInferenceService as UnifiedInferenceService
     from uia_lab.unified_inference_service import start_unified_service as start_unified_service
     from uia_lab.worker import Worker as Worker
 
 _HOMES = {
+    "AsyncLab": "notebook.async_lab",
     "BackendCapabilities": "inference_backend_manager",
     "BackendManager": "inference_backend_manager",
     "BackendStatus": "inference_backend_manager",
@@ -32,6 +35,7 @@ _HOMES = {
     "UnifiedInferenceService": "unified_inference_service",
     "Worker": "worker",
     "connect": "notebook.connect",
+    "connect_async": "notebook.connect",
     "get_backend_manager": "inference_backend_manager",
     "start_unified_service": "unified_inference_service",
 }

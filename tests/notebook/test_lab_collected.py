@@ -37,7 +37,7 @@ def test_one_that_is_collected_in_its_own_thread_is_closed():
     (thread,) = lab_threads() - before
     # A cycle, so that only the collector ends it, and that is run in the Lab's own thread.
     lab.itself = lab
-    portal = lab._portal
+    portal = lab._thread.portal
     gc.disable()
     try:
         del lab

@@ -1,16 +1,17 @@
 """``lab.backends``: who can serve, as a table that adds, drains and removes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.notebook.asking import Ask, action
 from uia_lab.notebook.status import SIGNS
 from uia_lab.notebook.tables import html_table, text_table
+from uia_lab.notebook.transport import Transport
 
 COLUMNS = ("id", "type", "status", "why", "endpoint", "models", "weight", "in flight")
 WORDS = 6
 LONGEST = 60
-Ask = Callable[..., Any]
 
 
 class OneBackend(Mapping[str, Any]):
@@ -18,16 +19,14 @@ class OneBackend(Mapping[str, Any]):
 
     Args:
         report: What the service reports of it.
-        change: Changes it: id and the fields of ``PATCH /backends/{id}``.
-        probe: Looks at it now, by its id.
-        remove: Takes it out, by its id.
+        transport: Who serves.
+        ask: Runs its actions.
     """
 
-    def __init__(self, report: Mapping[str, Any], change: Ask, probe: Ask, remove: Ask) -> None:
+    def __init__(self, report: Mapping[str, Any], transport: Transport, ask: Ask) -> None:
         self._report = dict(report)
-        self._change = change
-        self._probe = probe
-        self._remove = remove
+        self._transport = transport
+        self._ask = ask
 
     @property
     def id(self) -> str:
@@ -44,15 +43,18 @@ class OneBackend(Mapping[str, Any]):
         """Why it is so."""
         return str(self._report["reason"])
 
-    def drain(self) -> "OneBackend":
+    @action
+    async def drain(self) -> "OneBackend":
         """Sends it no new requests; those it works on end as they would."""
-        return self._after(self._change(self.id, {"draining": True}))
+        return self._after(await self._transport.change_backend(self.id, {"draining": True}))
 
-    def enable(self) -> "OneBackend":
+    @action
+    async def enable(self) -> "OneBackend":
         """Sends it requests again."""
-        return self._after(self._change(self.id, {"enabled": True}))
+        return self._after(await self._transport.change_backend(self.id, {"enabled": True}))
 
-    def set_weight(self, weight: float) -> "OneBackend":
+    @action
+    async def set_weight(self, weight: float) -> "OneBackend":
         """Changes its share of the traffic against its peers.
 
         Args:
@@ -61,15 +63,17 @@ class OneBackend(Mapping[str, Any]):
         Raises:
             BadRequest: A weight out of range.
         """
-        return self._after(self._change(self.id, {"weight": weight}))
+        return self._after(await self._transport.change_backend(self.id, {"weight": weight}))
 
-    def probe(self) -> "OneBackend":
+    @action
+    async def probe(self) -> "OneBackend":
         """Looks at it now, which costs nothing."""
-        return self._after(self._probe(self.id))
+        return self._after(await self._transport.probe_backend(self.id))
 
-    def remove(self) -> None:
+    @action
+    async def remove(self) -> None:
         """Takes it out, for the next start too; what it works on ends."""
-        self._remove(self.id)
+        await self._transport.remove_backend(self.id)
 
     def __getitem__(self, name: str) -> Any:
         return self._report[name]
@@ -97,22 +101,21 @@ class Backends:
 
     Args:
         listed: What the service answered: its ``backends``, and what was ``found`` besides.
-        add: Registers one: the fields of ``POST /backends``.
-        change: Changes one: id and the fields of ``PATCH /backends/{id}``.
-        probe: Looks at one now, by its id.
-        remove: Takes one out, by its id.
+        transport: Who serves.
+        ask: Runs its actions.
 
     Attributes:
         found: What discovery found, used or not, each with its reason.
     """
 
-    def __init__(self, listed: Mapping[str, Any], add: Ask, change: Ask, probe: Ask, remove: Ask) -> None:
-        self._add = add
-        self._actions = (change, probe, remove)
-        self._backends = {item["id"]: OneBackend(item, *self._actions) for item in listed["backends"]}
+    def __init__(self, listed: Mapping[str, Any], transport: Transport, ask: Ask) -> None:
+        self._transport = transport
+        self._ask = ask
+        self._backends = {item["id"]: OneBackend(item, transport, ask) for item in listed["backends"]}
         self.found: list[dict[str, Any]] = list(listed.get("found") or ())
 
-    def add(
+    @action
+    async def add(
         self,
         endpoint: str,
         *,
@@ -163,8 +166,9 @@ class Backends:
             "max_concurrency": max_concurrency,
             "options": None if options is None else dict(options),
         }
-        report = self._add({name: value for name, value in fields.items() if value is not None})
-        added = self._backends[report["id"]] = OneBackend(report, *self._actions)
+        given = {name: value for name, value in fields.items() if value is not None}
+        report = await self._transport.add_backend(given)
+        added = self._backends[report["id"]] = OneBackend(report, self._transport, self._ask)
         return added
 
     def __getitem__(self, backend_id: str) -> OneBackend:

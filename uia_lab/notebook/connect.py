@@ -2,6 +2,7 @@
 
 import threading
 
+from uia_lab.notebook.async_lab import AsyncLab
 from uia_lab.notebook.http_transport import HttpTransport, of_environment
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
@@ -31,6 +32,14 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
             return _default
         _default = Lab(_transport(url, token))
         return _default
+
+
+async def connect_async(url: str | None = None, token: str | None = None) -> AsyncLab:
+    """As :func:`connect`, to await; it gives a new one each time, which its caller closes.
+
+    ``async with await uia_lab.connect_async() as lab`` closes it at the end.
+    """
+    return await AsyncLab(_transport(url, token)).open()
 
 
 def current() -> Lab:

@@ -1,9 +1,10 @@
 """The record of one generation: text, figures and outcome, whoever shows it."""
 
+import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ from uia_lab.domain.errors import BackendFailed, BadRequest, Cancelled, Deadline
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Switched, Text, Usage
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook.generation_html import generation_html, seconds, turn_words
+from uia_lab.notebook.snippet import openai_snippet
 
-Again = Callable[["Generation", str | None, bool], "Generation"]
+Again = Callable[["Generation", str | None], "Generation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,14 @@ class Presenter(Protocol):
         """Closes the view and leaves behind what a saved notebook keeps."""
 
     def show(self, generation: "Generation") -> None:
-        """Shows it at the current place of output."""
+        """Shows it as the value of a cell."""
 
 
 class Generation:
     """One answer as it arrives, and as it was.
 
-    It is filled from one thread (the Lab's) and read from any. ``str(generation)`` is the text.
+    It is filled from one thread (the Lab's) and read from any. ``str(generation)`` is the text, and
+    ``await generation`` waits for its end where the thread has a running event loop.
 
     Args:
         prompt: What was asked.
@@ -58,12 +61,14 @@ class Generation:
         stop: Asks for the end of the request.
         presenter: Who shows it when it is the value of a cell.
         request: All of what was asked, for whoever asks again.
-        again: Asks again: this record, the backend or None for another one, and whether to wait.
+        again: Asks again: this record, and the backend or None for any other one.
+        url: Address of who serves; None where nothing listens.
         clock: Monotonic seconds.
 
     Attributes:
         turns: Where the text went on at another backend.
         retried: The record of asking again, if somebody did.
+        shown: Whether a reader has it before them.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Generation:
         presenter: Presenter | None = None,
         request: InferenceRequest | None = None,
         again: Again | None = None,
+        url: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.prompt = prompt
@@ -88,16 +94,19 @@ class Generation:
         self.turns: tuple[Turn, ...] = ()
         self.retried: Generation | None = None
         self.request = request
+        self.shown = False
         self._again = again
+        self._url = url
         self._clock = clock
         self._stop = stop
-        self._presenter = presenter
+        self.presenter = presenter
         self._pieces: list[str] = []
         self._began = clock()
         self._first: float | None = None
         self._end: float | None = None
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
+        self._kept: Any = None
 
     @property
     def text(self) -> str:
@@ -161,26 +170,57 @@ class Generation:
             raise
         return self
 
-    def retry(self, backend: str | None = None, *, wait: bool = True) -> "Generation":
-        """Asks the same of somebody else; what is shown of this one gives way to it.
+    def __await__(self) -> Generator[Any, Any, "Generation"]:
+        return self._end_of_it().__await__()
+
+    async def _end_of_it(self) -> "Generation":
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def look() -> None:
+            if self.done:
+                with contextlib.suppress(RuntimeError):  # the loop of whoever waited is gone
+                    loop.call_soon_threadsafe(ended.set)
+
+        self.subscribe(look)
+        look()
+        await ended.wait()
+        return self
+
+    def keep(self, thing: Any) -> None:
+        """Keeps a thing alive until it has ended."""
+        self._kept = thing
+        self.subscribe(self._let_go)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self.done:
+            self._kept = None
+
+    def retry(self, backend: str | None = None) -> "Generation":
+        """Asks the same of somebody else and returns at once; what is shown of this one gives way to it.
 
         Args:
             backend: Id of the backend to ask; None for any other than those that were tried.
-            wait: Whether to wait for the end.
 
         Returns:
             The new record, which is :attr:`retried` from now on.
 
         Raises:
             BadRequest: It has not ended yet.
-            InferenceError: With ``wait``, what the new request failed with.
         """
         if not self.done:
             raise BadRequest("it is still running: stop it first")
         if self._again is None:
-            raise BadRequest("nobody can ask again for a record that no Lab has made")
-        self.retried = self._again(self, backend, wait)
+            raise BadRequest("no Lab made this record, so nobody can ask again")
+        self.retried = self._again(self, backend)
         return self.retried
+
+    def to_openai(self) -> str:
+        """A script that asks the same with the openai package; no key is written in it."""
+        if self.request is None:
+            raise BadRequest("no Lab made this record, so nobody knows what was asked")
+        return openai_snippet(self.request, self._url)
 
     @property
     def tried(self) -> frozenset[str]:
@@ -296,8 +336,8 @@ class Generation:
         return {"text/plain": self.to_text(), "text/html": self.html()}
 
     def _ipython_display_(self) -> None:
-        if self._presenter is not None:
-            self._presenter.show(self)
+        if self.presenter is not None:
+            self.presenter.show(self)
             return
         from IPython.display import display
 

@@ -1,15 +1,15 @@
 """``lab.keys``: the scoped keys of the server, as a table that makes and revokes them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from uia_lab.domain.errors import BadRequest, suggestion
+from uia_lab.notebook.asking import Ask, action
 from uia_lab.notebook.tables import html_table, text_table
 
 COLUMNS = ("name", "scopes", "models", "expires", "last used", "requests/min", "tokens/min", "tokens used")
 WORDS = 5
-Ask = Callable[..., Any]
 
 
 class NewKey:
@@ -40,14 +40,23 @@ class Keys(Sequence[Mapping[str, Any]]):
         listed: What the server listed.
         create: Makes a key of the fields of ``POST /keys``.
         revoke: Revokes a key by its id.
+        ask: Runs its actions.
     """
 
-    def __init__(self, listed: Iterable[Mapping[str, Any]], create: Ask, revoke: Ask) -> None:
+    def __init__(
+        self,
+        listed: Iterable[Mapping[str, Any]],
+        create: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]],
+        revoke: Callable[[str], Awaitable[None]],
+        ask: Ask,
+    ) -> None:
         self._listed = list(listed)
         self._create = create
         self._revoke = revoke
+        self._ask = ask
 
-    def create(
+    @action
+    async def create(
         self,
         name: str,
         scopes: str | Iterable[str] = ("infer",),
@@ -91,9 +100,11 @@ class Keys(Sequence[Mapping[str, Any]]):
             "token_budget": token_budget,
             "expires_at": expires_at.isoformat() if isinstance(expires_at, datetime) else expires_at,
         }
-        return NewKey(self._create({name: value for name, value in fields.items() if value is not None}))
+        given = {name: value for name, value in fields.items() if value is not None}
+        return NewKey(await self._create(given))
 
-    def revoke(self, name: str) -> None:
+    @action
+    async def revoke(self, name: str) -> None:
         """Ends a key at once, with all it has under way.
 
         Args:
@@ -104,7 +115,7 @@ class Keys(Sequence[Mapping[str, Any]]):
         """
         for key in self._listed:
             if name in (key["name"], key["id"]):
-                self._revoke(key["id"])
+                await self._revoke(key["id"])
                 self._listed.remove(key)
                 return
         known = suggestion(name, [key["name"] for key in self._listed])

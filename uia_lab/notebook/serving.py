@@ -8,15 +8,19 @@ import threading
 import traceback
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from uia_lab.domain.errors import DeadlineExceeded, InferenceError
+from uia_lab.domain.errors import BadRequest, DeadlineExceeded, InferenceError
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.transport import Publication, Transport
 from uia_lab.worker import ServedFunction, backend_id_of
+
+Spawn = Callable[..., "Future[Any]"]
 
 READY_S = 30.0
 STOP_S = 5.0
@@ -69,16 +73,19 @@ class Serving:
         why = f": {self._error}" if self._error else ""
         return f"<Serving {self.model!r} ({self.task}) at {self.where}, {self.state}{why}>"
 
-    def begin(self, portal: BlockingPortal) -> None:
+    def begin(self, spawn: Spawn) -> None:
         """Publishes it, and waits until the service has it.
+
+        Args:
+            spawn: Runs a coroutine function on the loop that is to serve.
 
         Raises:
             InferenceError: The service does not take it, or not in time.
         """
         # The cell's context goes along, so that what is shown later still belongs to this cell.
-        running = portal.start_task_soon(self._run, contextvars.copy_context())
+        running = spawn(self._run, contextvars.copy_context())
         self._stop = running.cancel
-        waiting = portal.start_task_soon(self._publication.ready)
+        waiting = spawn(self._publication.ready)
         try:
             waiting.result(READY_S)
             self._began = True
@@ -107,12 +114,13 @@ class Servings:
 
     Args:
         transport: Who serves.
-        portal: The Lab's loop, on which the service itself runs in local mode.
+        spawn: Runs a coroutine function on the Lab's loop, on which the service itself runs in local mode.
     """
 
-    def __init__(self, transport: Transport, portal: BlockingPortal) -> None:
+    def __init__(self, transport: Transport, spawn: Spawn) -> None:
         self._transport = transport
-        self._lab_portal = portal
+        self._spawn = spawn
+        self._closed = False
         self._threads: contextlib.AbstractContextManager[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
         self._lock = threading.Lock()
@@ -124,7 +132,53 @@ class Servings:
         """Those that are served."""
         return [serving for serving in self._served.values() if serving.state in ("serving", "reconnecting")]
 
-    def serve(
+    def publisher(
+        self,
+        model: str | None = None,
+        task: str = TEXT_GENERATION,
+        *,
+        name: str | None = None,
+        max_concurrency: int = 4,
+    ) -> Callable[[Callable[..., Any]], Serving]:
+        """Makes a function of this notebook a backend of the service, which everybody who asks it can use.
+
+        It serves while cells run, and until it is stopped, the Lab is closed or the kernel ends. The same
+        model served again from here, as when its cell is run again, replaces it. What the function raises is
+        shown in the notebook; a caller is only told that it failed::
+
+            @lab.serve(model="shout")
+            def shout(inputs):
+                yield from (message["content"].upper() for message in inputs)
+
+        Args:
+            model: Name it can be asked for; the function's name when absent.
+            task: What it does.
+            name: Its name in tables; the model's when absent.
+            max_concurrency: Calls at once; a plain function or generator has a thread for each.
+
+        Returns:
+            A decorator. What it gives can be called like the function and stopped with ``stop()``.
+
+        Raises:
+            BadRequest: The function needs an argument that is not offered (``request, task, model, inputs,
+                parameters`` are), or a bad argument.
+            NotAllowed: The key may not add backends.
+            DeadlineExceeded: The service did not take it in time.
+        """
+        if callable(model):
+            raise BadRequest("write @lab.serve() with parentheses", param="model")
+
+        def decorate(function: Callable[..., Any]) -> Serving:
+            if self._closed:
+                raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+            chosen = model if model is not None else getattr(function, "__name__", "<nameless>")
+            if chosen.startswith("<"):
+                raise BadRequest("the function has no name; write @lab.serve(model=...)", param="model")
+            return self._publish(function, chosen, task, name or chosen, max_concurrency)
+
+        return decorate
+
+    def _publish(
         self, function: Callable[..., Any], model: str, task: str, name: str, max_concurrency: int
     ) -> Serving:
         """Publishes a function; one of the same model and task that is served from here is replaced."""
@@ -140,29 +194,35 @@ class Servings:
         backend_id = backend_id_of(model, self._suffix)
         publication = self._transport.publish(served, backend_id, name, max_concurrency)
         serving = Serving(served, backend_id, publication, self._transport.where)
-        serving.begin(self._loop())
+        serving.begin(self._spawner())
         old, self._served[backend_id] = self._served.get(backend_id), serving
         if old is not None:
             old.stop()
         return serving
 
+    @property
+    def any(self) -> bool:
+        """Whether there is something to close."""
+        return bool(self._served)
+
     def close(self) -> None:
-        """Stops all of it."""
+        """Stops all of it; nothing is served any more."""
+        self._closed = True
         for serving in list(self._served.values()):
             serving.stop()
         threads, self._threads, self._portal = self._threads, None, None
         if threads is not None:
             threads.__exit__(None, None, None)
 
-    def _loop(self) -> BlockingPortal:
+    def _spawner(self) -> Spawn:
         if self._transport.kind == "local":
-            return self._lab_portal
+            return self._spawn
         with self._lock:
             if self._portal is None:
                 self._threads = start_blocking_portal(name="uia-serve")
                 self._portal = self._threads.__enter__()
                 self.ident = self._portal.call(threading.get_ident)
-            return self._portal
+            return self._portal.start_task_soon
 
 
 def _show(model: str, request: InferenceRequest, error: BaseException) -> None:

@@ -9,10 +9,10 @@ from uia_lab.domain.requests import InferenceRequest
 DEFAULT_URL = "http://127.0.0.1:8000/"
 _NO_SERVER = "# Nothing listens in local mode: start a server with `python -m uia_lab serve`.\n"
 _KNOWN = frozenset(
-    "temperature max_tokens max_completion_tokens seed top_p stop frequency_penalty presence_penalty n "
-    "logit_bias logprobs top_logprobs tools tool_choice parallel_tool_calls response_format "
-    "reasoning_effort user".split()
-)
+    ("temperature", "max_tokens", "max_completion_tokens", "seed", "top_p", "stop", "frequency_penalty",
+     "presence_penalty", "n", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice",
+     "parallel_tool_calls", "response_format", "reasoning_effort", "user")
+)  # fmt: skip
 
 
 def openai_snippet(request: InferenceRequest, url: str | None) -> str:

@@ -7,13 +7,13 @@ _STATIC = Path(__file__).parent.parent / "static"
 
 
 @cache
-def esm(name: str) -> str:
-    """The module of a widget: the shared live connection, then the widget's own file.
+def esm(*names: str) -> str:
+    """The module of a widget: the shared live connection, then the widget's own files.
 
     anywidget takes one module a widget and cannot resolve imports between our files, so they are joined.
     ``live.js`` keeps its state on the page and not in the module: widgets still share one socket.
     """
-    return "\n".join((_STATIC / part).read_text("utf-8") for part in ("live.js", name))
+    return "\n".join((_STATIC / part).read_text("utf-8") for part in ("live.js", *names))
 
 
 @cache

@@ -1,0 +1,288 @@
+"""AsyncLab: inference from a notebook or a program, to await. All that a Lab does is written here, once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from anyio import CancelScope, move_on_after
+
+from uia_lab.domain.backends import BackendType
+from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.notebook.asking import QUESTION_S, Ask, asked, directly, within
+from uia_lab.notebook.backends import Backends
+from uia_lab.notebook.generation import Generation
+from uia_lab.notebook.generations import Generations, text_request
+from uia_lab.notebook.hardware import HardwareReport
+from uia_lab.notebook.keys import Keys
+from uia_lab.notebook.serving import Serving, Servings
+from uia_lab.notebook.status import StatusReport
+from uia_lab.notebook.transport import Transport
+
+T = TypeVar("T")
+
+# The first embedding may load a model.
+EMBED_S = 600.0
+HARDWARE_S = 160.0
+CLOSE_S = 10.0
+
+
+class AsyncLab:
+    """Inference by whoever serves, on the event loop that runs when it is made.
+
+    ``async with uia_lab.AsyncLab(transport) as lab`` or ``lab = await uia_lab.connect_async()`` opens one. It
+    has the methods of :class:`uia_lab.Lab`, to await; what there is a property is awaited too
+    (``await lab.backends``), and so is an action of a table (``await (await lab.backends)["a"].drain()``).
+
+    Args:
+        transport: Who serves.
+        ask: How the actions of its tables are run; they are awaited when absent.
+
+    Attributes:
+        where: In words, who serves.
+        instance_id: Id of the service.
+    """
+
+    def __init__(self, transport: Transport, *, ask: Ask = directly) -> None:
+        self._transport = transport
+        self._run = ask
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        self._instance_id = ""
+        self.generations = Generations(transport, self.spawn)
+        self.servings = Servings(transport, self.spawn)
+
+    async def open(self) -> Self:
+        """Asks the service who it is.
+
+        Raises:
+            NotConnected: Nobody answers; the message says what to do.
+            InferenceError: The service answers with an error, for example a wrong token.
+        """
+        try:
+            self._instance_id = (await self._report())["instance_id"]
+        except BaseException:
+            with CancelScope(shield=True):
+                await self.aclose()
+            raise
+        return self
+
+    @property
+    def where(self) -> str:
+        """In words, who serves."""
+        return self._transport.where
+
+    @property
+    def instance_id(self) -> str:
+        """Id of the service; empty before :meth:`open`."""
+        return self._instance_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
+
+    @asked
+    @within(QUESTION_S)
+    async def models(self) -> list[str]:
+        """Names of the models that can be asked for."""
+        return await self._transport.models()
+
+    @asked
+    @within(QUESTION_S)
+    async def keys(self) -> Keys:
+        """The scoped keys of the server: a table, with ``create`` and ``revoke``."""
+        transport = self._transport
+        return Keys(await transport.keys(), transport.create_key, transport.revoke_key, self._run)
+
+    @asked
+    @within(QUESTION_S)
+    async def backends(self) -> Backends:
+        """Who can serve: a table, with ``add``, and ``["id"]`` to drain, enable, probe, weigh and remove."""
+        return Backends(await self._transport.backends(), self._transport, self._run)
+
+    @within(HARDWARE_S)
+    async def hardware(self) -> HardwareReport:
+        """What the machine that serves has: cores, memory, devices, and what is missing and why."""
+        return HardwareReport(await self._transport.hardware())
+
+    async def status(self) -> StatusReport:
+        """The status report: a mapping to programs, a live table in a notebook."""
+        return StatusReport(await self._report(), live=self._board)
+
+    async def generate(
+        self,
+        /,
+        prompt: str,
+        model: str | None = None,
+        *,
+        system: str | None = None,
+        wait: bool = True,
+        backend: str | None = None,
+        prefer: BackendType | str | Sequence[BackendType | str] | None = None,
+        session: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the request's deadline, which the service keeps
+        show: bool = True,
+        **parameters: Any,
+    ) -> Generation:
+        """Generates text; in a notebook it streams into the cell, with a Stop button.
+
+        Args:
+            prompt: What to ask.
+            model: Model name; None for the default model.
+            system: Instruction that comes before the prompt.
+            wait: Whether to wait for the end; False returns at once and the text goes on arriving.
+            backend: Id of the only backend to use.
+            prefer: Backend types to try first, best first.
+            session: Name of a conversation, whose requests go to one backend under ``prefix_affinity``.
+            temperature: Sampling temperature; 0 for the likeliest text.
+            max_tokens: Tokens to generate at most.
+            seed: Seed of the sampling, where the backend has one.
+            timeout: Seconds for everything, queueing included.
+            show: Whether to show it as it arrives.
+            **parameters: Further parameters by their OpenAI names (``top_p``, ``stop`` ...).
+
+        Raises:
+            InferenceError: With ``wait``, what the request failed with. Being stopped is no error.
+        """
+        request = text_request(
+            prompt,
+            model,
+            system=system,
+            backend=backend,
+            prefer=prefer,
+            session=session,
+            timeout=timeout,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            **parameters,
+        )
+        shown = self.generations.begin(request, prompt, show=show, wait=wait)
+        generation = shown.generation
+        if not wait:
+            return generation
+        try:
+            await generation
+        except asyncio.CancelledError:
+            generation.stop()
+            with CancelScope(shield=True), move_on_after(2):
+                await generation
+            raise
+        finally:
+            shown.end()
+        generation.raise_for_error()
+        return generation
+
+    @within(EMBED_S)
+    async def embed(self, texts: str | Iterable[str], model: str | None = None) -> np.ndarray:
+        """Embeddings as float32.
+
+        Args:
+            texts: One text or several.
+            model: Model name; None for the default embedding model.
+
+        Returns:
+            Shape ``(d,)`` for one text, ``(n, d)`` for several.
+        """
+        single = isinstance(texts, str)
+        rows = [texts] if isinstance(texts, str) else list(texts)
+        if not all(isinstance(row, str) for row in rows):
+            raise BadRequest("texts must be a string or strings", param="texts")
+        if not rows:
+            return np.empty((0, 0), np.float32)
+        vectors = await self._transport.embed(rows, model)
+        return vectors[0] if single else vectors
+
+    def serve(
+        self,
+        model: str | None = None,
+        task: str = TEXT_GENERATION,
+        *,
+        name: str | None = None,
+        max_concurrency: int = 4,
+    ) -> Callable[[Callable[..., Any]], Awaitable[Serving]]:
+        """As :meth:`uia_lab.Lab.serve`; what its decorator gives is awaited.
+
+        ``shout = await lab.serve(model="shout")(shout)``
+        """
+        publish = self.servings.publisher(model, task, name=name, max_concurrency=max_concurrency)
+        return lambda function: asyncio.to_thread(publish, function)
+
+    @property
+    def served(self) -> list[Serving]:
+        """The functions that are served from here."""
+        return self.servings.all()
+
+    async def aclose(self) -> None:
+        """Ends what runs and lets go of everything; a second call does nothing."""
+        if self._closed:
+            return
+        if self.servings.any:
+            await asyncio.to_thread(self.servings.close)
+        self._closed = True
+        # What another thread has just handed in learns that it is too late.
+        await asyncio.sleep(0)
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        with move_on_after(CLOSE_S):
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self if self._instance_id else await self.open()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AsyncLab {'closed' if self.closed else self.where}>"
+
+    def spawn(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> "Future[T]":
+        """Runs a coroutine function on the Lab's loop, from whichever thread; closing the Lab ends it."""
+        if self._closed:
+            raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+        running = self._tracked(function, *args)
+        try:
+            return asyncio.run_coroutine_threadsafe(running, self._loop)
+        except RuntimeError:
+            running.close()
+            raise
+
+    async def _tracked(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._closed:
+            raise asyncio.CancelledError
+        self._tasks.add(task)
+        try:
+            return await function(*args)
+        finally:
+            self._tasks.discard(task)
+
+    @within(QUESTION_S)
+    async def _report(self) -> dict[str, Any]:
+        return await self._transport.status()
+
+    def _board(self, report: dict[str, Any]) -> Any:
+        """A live table of the backends, fed by the browser's socket or, failing that, from here."""
+        from uia_lab.notebook.widgets.status_board import StatusBoard
+
+        return StatusBoard(
+            report,
+            where=self.where,
+            direct=self._transport.kind == "server",
+            spawn=self.spawn,
+            fetch=self._transport.status,
+        )
