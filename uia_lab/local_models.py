@@ -298,6 +298,7 @@ class LocalModels:
         source, holder = backend.source, backend.holder
         if options.keep_alive is not None:
             holder.keep_alive_s = options.keep_alive
+            holder.rest()
         asked = {
             "device": (device, (holder.device, holder.device.partition(":")[0], "auto")),
             "dtype": (options.dtype, (source.dtype,)),

@@ -26,8 +26,8 @@ def routing_hints(headers: Mapping[str, str], body: Mapping[str, Any] | None = N
 
     Args:
         headers: ``x-uia-backend``, ``x-uia-prefer`` (comma list of types), ``x-uia-session``,
-            ``x-uia-priority``, ``x-uia-timeout`` (seconds for everything), ``x-uia-exclude`` (comma list of ids of
-            backends).
+            ``x-uia-priority``, ``x-uia-timeout`` (seconds for everything),
+            ``x-uia-exclude`` (comma list of ids of backends).
         body: The ``uia`` object with the same names.
 
     Raises:

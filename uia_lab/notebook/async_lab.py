@@ -18,6 +18,7 @@ from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import Generations, text_request
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
+from uia_lab.notebook.models import Models
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.status import StatusReport
 from uia_lab.notebook.transport import Transport
@@ -88,9 +89,9 @@ class AsyncLab:
 
     @asked
     @within(QUESTION_S)
-    async def models(self) -> list[str]:
-        """Names of the models that can be asked for."""
-        return await self._transport.models()
+    async def models(self) -> Models:
+        """Names of the models that can be asked for: a list, with ``load`` and ``unload``."""
+        return Models(await self._transport.models(), self._transport, self._run, self.spawn)
 
     @asked
     @within(QUESTION_S)

@@ -90,7 +90,7 @@ class Generations:
         return shown.generation
 
     def places(self, generation: Generation, tell: Callable[[list[dict[str, str]]], None]) -> None:
-        """Tells which backends may be asked what a generation asked; from the Lab's thread, a moment later."""
+        """Tells which backends may be asked what a generation asked, a moment later from the Lab's thread."""
 
         async def look() -> None:
             request = generation.request

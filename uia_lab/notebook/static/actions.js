@@ -121,3 +121,57 @@ function writeMarkdown(element, blocks) {
   known.length = blocks.length;
   while (element.childNodes.length > blocks.length) element.lastChild.remove();
 }
+
+for (const [name, like] of [["loaded", "healthy"], ["loading", "initializing"], ["unloaded", "offline"], ["loadable", "offline"], ["not loadable", "failed"]]) {
+  ICONS[name] = ICONS[like];
+}
+
+const STAGES = { finding: "finding it", fetching: "fetching", waiting_for_room: "waiting for memory", loading: "loading into memory" };
+
+/** A number of bytes as number and unit. */
+function bytes(value) {
+  if (!value) return null;
+  return value >= 1e9 ? [(value / 1e9).toFixed(2), "GB"] : [(value / 1e6).toFixed(0), "MB"];
+}
+
+/** A bar for a load: as far as it is known, moving where it is not. `set` takes `{stage, done, total}`. */
+function makeProgress(label) {
+  const fill = make("div", { class: "uia-progress-fill" });
+  const bar = make("div", { class: "uia-progress", role: "progressbar", "aria-label": label, "aria-valuemin": "0", "aria-valuemax": "100" }, fill);
+  const words = make("span", { class: "uia-progress-words" });
+  const element = make("div", { class: "uia-progress-row", "data-testid": "uia-progress" }, bar, words);
+  let began = performance.now();
+  let stage = "";
+  let told = { stage: "finding", done: 0, total: 1 };
+
+  function draw() {
+    const part = told.stage === "fetching" && told.total > 1 ? told.done / told.total : null;
+    const seconds = ((performance.now() - began) / 1000).toFixed(1);
+    const said = STAGES[told.stage] ?? String(told.stage).replaceAll("_", " ");
+    bar.toggleAttribute("data-moving", part === null);
+    bar.dataset.stage = told.stage;
+    if (part === null) {
+      bar.removeAttribute("aria-valuenow");
+      bar.setAttribute("aria-valuetext", said);
+      fill.style.width = "";
+      write(words, `${said} · ${seconds} s`);
+      return;
+    }
+    const percent = Math.round(part * 100);
+    bar.setAttribute("aria-valuenow", String(percent));
+    bar.setAttribute("aria-valuetext", `${said}, ${percent} percent`);
+    fill.style.width = `${part * 100}%`;
+    write(words, `${said} · ${percent} % · ${(told.done / 1e6).toFixed(0)} of ${bytes(told.total).join(" ")}`);
+  }
+
+  return {
+    element,
+    draw,
+    set(step) {
+      if (step.stage !== stage) began = performance.now();
+      stage = step.stage;
+      told = step;
+      draw();
+    },
+  };
+}
