@@ -14,6 +14,7 @@ from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.asking import QUESTION_S, Ask, asked, directly, within
 from uia_lab.notebook.backends import Backends
+from uia_lab.notebook.chat import Chat, Settings, changed
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import Generations, text_request
 from uia_lab.notebook.hardware import HardwareReport
@@ -181,6 +182,35 @@ class AsyncLab:
             shown.end()
         generation.raise_for_error()
         return generation
+
+    def chat(
+        self,
+        model: str | None = None,
+        *,
+        system: str | None = None,
+        backend: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        **parameters: Any,
+    ) -> Chat:
+        """A conversation of several turns; shown in a notebook it is a chat, and no turn blocks the kernel.
+
+        Args:
+            model: Model name; None for the default model.
+            system: Instruction that comes before the conversation.
+            backend: Id of the only backend to use.
+            temperature: Sampling temperature; 0 for the likeliest text.
+            max_tokens: Tokens of an answer at most.
+            **parameters: Further parameters by their OpenAI names (``top_p``, ``stop`` ...).
+
+        Raises:
+            BadRequest: A number out of range.
+        """
+        given = {"temperature": temperature, "max_tokens": max_tokens, **parameters}
+        begun = Settings(parameters=parameters)
+        settings = changed(begun, {"model": model, "system": system, "backend": backend, **given})
+        url = self.where if self._transport.kind == "server" else None
+        return Chat(self.generations, settings, options=self.generations.options, url=url)
 
     @within(EMBED_S)
     async def embed(self, texts: str | Iterable[str], model: str | None = None) -> np.ndarray:

@@ -51,7 +51,7 @@ def generation_html(shown: "Generation", mark: str = "") -> str:
         f"padding:10px {room} 10px 12px;max-width:{width};min-height:1.55em;"
         f'line-height:1.55;white-space:pre-wrap;overflow-wrap:anywhere">{_text(shown)}</p>'
     )
-    marked = f' data-uia-generation="{escape(mark)}"' if mark else ""
+    marked = f' data-uia-mark="{escape(mark)}"' if mark else ""
     return (
         f'<div data-testid="uia-generation" data-state="{shown.state}"{marked} style="margin:4px 0;'
         f'border:{_LINE};border-radius:6px;font-family:{_FONT};font-size:13px">'

@@ -101,6 +101,26 @@ class Generations:
         with contextlib.suppress(RuntimeError):  # the Lab is closed
             self._spawn(look)
 
+    def options(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """Tells the models and the backends that do text, a moment later from the Lab's thread."""
+
+        async def look() -> None:
+            with contextlib.suppress(Exception):  # the default is left
+                found, listed = await asyncio.gather(self._transport.models(), self._transport.backends())
+                able = [each for each in listed["backends"] if TEXT_GENERATION in each["tasks"]]
+                # A backend that lists models tells what they are for; of one that takes any, nothing is known.
+                named = {model for each in able for model in each["models"]}
+                others = {model for each in listed["backends"] for model in each["models"]} - named
+                tell(
+                    {
+                        "models": [model for model in found if model not in others],
+                        "backends": [_place(each, ()) for each in able],
+                    }
+                )
+
+        with contextlib.suppress(RuntimeError):  # the Lab is closed
+            self._spawn(look)
+
     def stop(self, generation: Generation) -> None:
         """Asks for the end of a generation and returns at once."""
         with contextlib.suppress(RuntimeError):  # closed meanwhile, which ended it too

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 from uia_lab.notebook.asking import answered, blocking, mirrors
 from uia_lab.notebook.async_lab import AsyncLab
+from uia_lab.notebook.chat import Chat
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
@@ -89,6 +90,11 @@ class Lab:
             shown.end()
         generation.raise_for_error()
         return generation
+
+    @mirrors(AsyncLab.chat)
+    def chat(self, *args: Any, **options: Any) -> Chat:
+        """Its turns are asked for on the Lab's loop."""
+        return self._async.chat(*args, **options)
 
     @mirrors(Servings.publisher)
     def serve(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Serving]:

@@ -175,3 +175,48 @@ function makeProgress(label) {
     },
   };
 }
+
+// Still forms on the page, by the mark of the widget that dresses them. One observer for all of them.
+const STILLS = Symbol.for("uia_lab.stills.v1");
+
+function stillsOfPage() {
+  if (globalThis[STILLS]) return globalThis[STILLS];
+  const dressers = new Map();
+  const dressed = new Map();
+  let looking = false;
+  const look = () => {
+    looking = false;
+    for (const still of dressed.keys()) if (!still.isConnected) dressed.delete(still);
+    for (const still of document.querySelectorAll("[data-uia-mark]")) {
+      const dress = dressers.get(still.dataset.uiaMark);
+      if (dress && !dressed.has(still)) dressed.set(still, dress(still));
+    }
+  };
+  const soon = () => {
+    if (looking) return;
+    looking = true;
+    requestAnimationFrame(look);
+  };
+  new MutationObserver(soon).observe(document.body, { childList: true, subtree: true });
+  globalThis[STILLS] = { dressers, dressed, soon };
+  return globalThis[STILLS];
+}
+
+/**
+ * Dresses the still forms that carry a mark, those that come later too; `dress` gets the element and returns what
+ * undresses it. Returns what ends it.
+ */
+function dressStills(mark, dress) {
+  if (!mark) return undefined;
+  const { dressers, dressed, soon } = stillsOfPage();
+  dressers.set(mark, dress);
+  soon();
+  return () => {
+    dressers.delete(mark);
+    for (const [still, undress] of dressed) {
+      if (still.dataset.uiaMark !== mark) continue;
+      undress();
+      dressed.delete(still);
+    }
+  };
+}

@@ -104,30 +104,6 @@ function render({ model, el }) {
   };
 }
 
-// Still forms on the page, by the mark of the widget whose place they took. One observer for all of them.
-const STILLS = Symbol.for("uia_lab.stills.v1");
-
-function stillsOfPage() {
-  if (globalThis[STILLS]) return globalThis[STILLS];
-  const makers = new Map();
-  let looking = false;
-  const look = () => {
-    looking = false;
-    for (const still of document.querySelectorAll("[data-uia-generation]")) {
-      const maker = makers.get(still.dataset.uiaGeneration);
-      if (maker && !still.querySelector(".uia-tools")) still.append(maker());
-    }
-  };
-  const soon = () => {
-    if (looking) return;
-    looking = true;
-    requestAnimationFrame(look);
-  };
-  new MutationObserver(soon).observe(document.body, { childList: true, subtree: true });
-  globalThis[STILLS] = { makers, soon };
-  return globalThis[STILLS];
-}
-
 /** The buttons below a still form. */
 function makeTools(model) {
   const choices = make("div", { class: "uia-choices", hidden: "", "data-testid": "uia-generation-places" });
@@ -184,15 +160,11 @@ function makeTools(model) {
 }
 
 function initialize({ model }) {
-  const mark = model.get("mark");
-  if (!mark) return undefined;
-  const { makers, soon } = stillsOfPage();
-  makers.set(mark, () => makeTools(model));
-  soon();
-  return () => {
-    makers.delete(mark);
-    for (const still of document.querySelectorAll(`[data-uia-generation="${mark}"] .uia-tools`)) still.remove();
-  };
+  return dressStills(model.get("mark"), (still) => {
+    const tools = makeTools(model);
+    still.append(tools);
+    return () => tools.remove();
+  });
 }
 
 export default { initialize, render };
