@@ -15,6 +15,7 @@ from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.asking import QUESTION_S, Ask, asked, directly, within
 from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.chat import Chat, Settings, changed
+from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import Generations, text_request
 from uia_lab.notebook.hardware import HardwareReport
@@ -183,8 +184,48 @@ class AsyncLab:
         generation.raise_for_error()
         return generation
 
+    async def compare(
+        self,
+        /,
+        prompt: str,
+        models: Sequence[str] | None = None,
+        *,
+        backends: Sequence[str] | None = None,
+        wait: bool = True,
+        show: bool = True,
+        **options: Any,
+    ) -> Comparison:
+        """One prompt to several models or backends, side by side, with time, speed and cost.
+
+        Args:
+            prompt: What to ask.
+            models: Model names, an answer of each; with ``backends``, of each at each.
+            backends: Ids of backends, an answer of each.
+            wait: Whether to wait for the end; False returns at once and the texts go on arriving.
+            show: Whether to show them as they arrive.
+            **options: As for :meth:`generate` (``system``, ``temperature``, ``max_tokens`` ...).
+
+        Returns:
+            The generations in order; one that failed has its ``error``, and the others go on.
+
+        Raises:
+            BadRequest: Nothing to compare, or more than twelve answers.
+        """
+        comparison = self.generations.compare(prompt, models, backends, options)
+        if show:
+            comparison.show(direct=self.generations.direct)
+        if wait:
+            try:
+                for generation in comparison:
+                    await generation
+            except asyncio.CancelledError:
+                comparison.stop()
+                raise
+        return comparison
+
     def chat(
         self,
+        /,
         model: str | None = None,
         *,
         system: str | None = None,
@@ -209,7 +250,7 @@ class AsyncLab:
         given = {"temperature": temperature, "max_tokens": max_tokens, **parameters}
         begun = Settings(parameters=parameters)
         settings = changed(begun, {"model": model, "system": system, "backend": backend, **given})
-        url = self.where if self._transport.kind == "server" else None
+        url = self.where if self.generations.direct else None
         return Chat(self.generations, settings, options=self.generations.options, url=url)
 
     @within(EMBED_S)

@@ -10,12 +10,12 @@ from typing import Any
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.notebook.cell_place import CellPlace
 from uia_lab.notebook.chat_html import chat_html, chat_markdown
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import Generations
 from uia_lab.notebook.presenters import in_kernel, shell
 from uia_lab.notebook.snippet import openai_snippet
-from uia_lab.notebook.transcript import show_live
 
 FORMS = ("code", "markdown")
 _NUMBERS = {"temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 10_000_000), "seed": (-(2**53), 2**53)}
@@ -87,6 +87,11 @@ class Chat:
         self._turns: tuple[ChatTurn, ...] = ()
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
+        self._owner: Any = None
+
+    def keep(self, owner: Any) -> None:
+        """Keeps whoever answers alive for as long as the conversation is."""
+        self._owner = owner
 
     @property
     def turns(self) -> tuple[ChatTurn, ...]:
@@ -265,14 +270,17 @@ class Chat:
         from uia_lab.notebook.widgets.chat_view import ChatView
 
         view = ChatView(self, direct=self._url is not None)
-        renew = show_live(view.bundle(), lambda: still(self, view.mark))
+        display(view.bundle(), raw=True)
+        # The text is an output of its own: to bring the widget's up to date would draw the widget anew, under
+        # the hands of who writes in it.
+        place = CellPlace(still(self, view.mark))
         told = self._turns
 
         def ended() -> None:
             nonlocal told
             if self.running is None and self._turns is not told:
                 told = self._turns
-                renew()
+                place.put(still(self, view.mark))
 
         self.subscribe(ended)
 
@@ -299,15 +307,16 @@ def changed(settings: Settings, values: Mapping[str, Any]) -> Settings:
         if name in ("model", "backend", "system"):
             if value is not None and not isinstance(value, str):
                 raise BadRequest(f"{name} must be text, not {value!r}", param=name)
-            settings = replace(settings, **{name: value or None})
+            given: dict[str, Any] = {name: value or None}
+            settings = replace(settings, **given)
         elif name in _NUMBERS or name in parameters:
             _check(name, value)
             parameters[name] = value
         else:
             known = ("model", "backend", "system", *_NUMBERS)
             raise BadRequest(f"a chat has no setting {name!r}.{suggestion(name, known)}", param=name)
-    given = {name: value for name, value in parameters.items() if value is not None}
-    return replace(settings, parameters=given)
+    kept = {name: value for name, value in parameters.items() if value is not None}
+    return replace(settings, parameters=kept)
 
 
 def _check(name: str, value: Any) -> None:

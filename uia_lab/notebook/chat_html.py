@@ -16,8 +16,7 @@ _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
 def chat_markdown(chat: "Chat") -> str:
     """The conversation for reading."""
     parts = [f"**{_NAMES['system']}:** {chat.settings.system}"] if chat.settings.system else []
-    for turn in chat.turns:
-        parts.append(f"**{_NAMES[turn.role]}:**\n\n{turn.text}{_ending(turn, '_')}")
+    parts += [f"**{_NAMES[turn.role]}:**\n\n{turn.text}{_ending(turn, '_')}" for turn in chat.turns]
     return "\n\n".join(parts) or "_Nothing was said yet._"
 
 

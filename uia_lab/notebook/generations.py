@@ -14,6 +14,7 @@ from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, Cancelled
 from uia_lab.domain.requests import InferenceRequest, RoutingHints, new_request_id
 from uia_lab.domain.tasks import TEXT_GENERATION
+from uia_lab.notebook.comparison import MOST, Comparison
 from uia_lab.notebook.generation import Generation, Presenter
 from uia_lab.notebook.presenters import presenter_here
 from uia_lab.notebook.transport import Transport
@@ -34,6 +35,11 @@ class Generations:
         self._spawn = spawn
         self._running: dict[Generation, Future[None]] = {}
 
+    @property
+    def direct(self) -> bool:
+        """Whether a browser may be able to reach the service without this process."""
+        return self._transport.kind == "server"
+
     def begin(
         self,
         request: InferenceRequest,
@@ -52,8 +58,7 @@ class Generations:
             wait: Whether the caller waits for it; what nobody waits for ends its view by itself.
             presenter: Who shows it, in place of what is shown there; whoever suits this process when absent.
         """
-        direct = self._transport.kind == "server"
-        presenter = presenter or presenter_here(direct=direct, places=self.places)
+        presenter = presenter or presenter_here(direct=self.direct, places=self.places)
         generation = Generation(
             prompt,
             request.model,
@@ -61,7 +66,7 @@ class Generations:
             presenter=presenter,
             request=request,
             again=self.again,
-            url=self._transport.where if direct else None,
+            url=self._transport.where if self.direct else None,
         )
         generation.shown = show and presenter is not None
         shown = Shown(generation, presenter if show else None)
@@ -90,7 +95,7 @@ class Generations:
         return shown.generation
 
     def places(self, generation: Generation, tell: Callable[[list[dict[str, str]]], None]) -> None:
-        """Tells which backends may be asked what a generation asked, a moment later from the Lab's thread."""
+        """Tells which backends may be asked the same, a moment later from the Lab's thread."""
 
         async def look() -> None:
             request = generation.request
@@ -101,8 +106,46 @@ class Generations:
         with contextlib.suppress(RuntimeError):  # the Lab is closed
             self._spawn(look)
 
+    def compare(
+        self,
+        prompt: str,
+        models: Sequence[str] | None,
+        backends: Sequence[str] | None,
+        options: dict[str, Any],
+    ) -> Comparison:
+        """Asks several at once; see :meth:`uia_lab.AsyncLab.compare`."""
+        for name, given in (("models", models), ("backends", backends)):
+            if isinstance(given, str):
+                raise BadRequest(f"{name} must be a list of names, not one text", param=name)
+        pairs = [(model, backend) for model in models or (None,) for backend in backends or (None,)]
+        if (None, None) in pairs or not pairs:
+            raise BadRequest("name the models or the backends to compare", param="models")
+        if len(pairs) > MOST:
+            raise BadRequest(
+                f"{len(pairs)} answers side by side are too many: {MOST} at most", param="models"
+            )
+        requests = [text_request(prompt, model, backend=backend, **options) for model, backend in pairs]
+        return Comparison(
+            prompt,
+            [" · ".join(filter(None, pair)) for pair in pairs],
+            [self.begin(request, prompt, show=False, wait=True).generation for request in requests],
+            self.prices,
+        )
+
+    def prices(self, tell: Callable[[dict[str, dict[str, float]]], None]) -> None:
+        """Tells the prices of the backends that have one, by id, a moment later from the Lab's thread."""
+
+        async def look() -> None:
+            listed: list[dict[str, Any]] = []
+            with contextlib.suppress(Exception):  # then they are not known
+                listed = (await self._transport.backends())["backends"]
+            tell({each["id"]: each["price"] for each in listed if each.get("price") is not None})
+
+        with contextlib.suppress(RuntimeError):  # the Lab is closed
+            self._spawn(look)
+
     def options(self, tell: Callable[[dict[str, Any]], None]) -> None:
-        """Tells the models and the backends that do text, a moment later from the Lab's thread."""
+        """Tells the models and backends that do text, a moment later from the Lab's thread."""
 
         async def look() -> None:
             with contextlib.suppress(Exception):  # the default is left

@@ -2,13 +2,14 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from uia_lab.notebook.asking import answered, blocking, mirrors
 from uia_lab.notebook.async_lab import AsyncLab
 from uia_lab.notebook.chat import Chat
+from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
@@ -94,7 +95,30 @@ class Lab:
     @mirrors(AsyncLab.chat)
     def chat(self, *args: Any, **options: Any) -> Chat:
         """Its turns are asked for on the Lab's loop."""
-        return self._async.chat(*args, **options)
+        chat = self._async.chat(*args, **options)
+        # Whoever keeps the conversation keeps the Lab that answers.
+        chat.keep(self)
+        return chat
+
+    @mirrors(AsyncLab.compare)
+    def compare(
+        self,
+        prompt: str,
+        models: Sequence[str] | None = None,
+        *,
+        backends: Sequence[str] | None = None,
+        wait: bool = True,
+        show: bool = True,
+        **options: Any,
+    ) -> Comparison:
+        """Shown and waited for in the caller's own thread, whose cell it belongs to."""
+        if wait:
+            self._thread.refuse_own()
+        comparison = self._async.generations.compare(prompt, models, backends, options)
+        comparison.keep(self)
+        if show:
+            comparison.show(direct=self._async.generations.direct)
+        return comparison.wait() if wait else comparison
 
     @mirrors(Servings.publisher)
     def serve(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Serving]:

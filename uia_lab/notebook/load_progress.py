@@ -1,9 +1,9 @@
 """How far the load of a model is: a bar in a notebook, a line of text elsewhere."""
 
 import sys
-import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
+from uia_lab.notebook.cell_place import CellPlace
 from uia_lab.notebook.presenters import in_kernel, shell
 
 if TYPE_CHECKING:
@@ -49,14 +49,11 @@ class CellProgress:
     """A bar below the running cell; afterwards a line of text in its place."""
 
     def __init__(self, model_id: str) -> None:
-        from IPython.display import display
-
         from uia_lab.notebook.widgets.load_bar import LoadBar
 
         self._cell = shell().execution_count
-        self._display_id = uuid.uuid4().hex
         self._bar = LoadBar(model_id)
-        display(self._bar._repr_mimebundle_(), raw=True, display_id=self._display_id)
+        self._place = CellPlace(self._bar._repr_mimebundle_())
 
     def step(self, step: dict[str, Any]) -> None:
         """Moves the bar."""
@@ -72,9 +69,7 @@ class CellProgress:
         self._leave(self._bar.still(str(error) or type(error).__name__))
 
     def _leave(self, bundle: dict[str, str]) -> None:
-        from IPython.display import display
-
-        display(bundle, raw=True, display_id=self._display_id, update=True)
+        self._place.put(bundle)
         self._bar.close()
 
 

@@ -1,4 +1,4 @@
-"""Markdown of a model, made safe: as a tree that a page builds elements from, and as HTML for saved notebooks.
+"""Markdown of a model, made safe: a tree that a page builds elements from, and HTML for saved notebooks.
 
 HTML in the text stays text, pictures become links (loading one tells its server who reads), and links go only
 where :mod:`markdown_it` lets them and to the schemes of the web and of mail.
@@ -18,10 +18,10 @@ Node: TypeAlias = "str | list[Any]"
 
 SCHEMES = ("http", "https", "mailto")
 MAX_CHARACTERS = 200_000
-"""Beyond this a text is shown as it is: parsing it again and again would cost more than it gives."""
+"""A longer text is shown as it is: parsing it again and again would cost more than it gives."""
 _WRAPPERS = frozenset({"root", "inline"})
 _STYLES = {
-    "pre": "padding:8px 10px;overflow-x:auto;border:1px solid var(--jp-border-color2,#d8dce2);border-radius:4px",
+    "pre": "padding:8px 10px;overflow-x:auto;border:1px solid var(--jp-border-color2,#d8dce2)",
     "table": "border-collapse:collapse",
 }
 

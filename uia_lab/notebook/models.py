@@ -1,6 +1,5 @@
 """``lab.models``: names that can be asked for, and the models of the serving machine to load and unload."""
 
-import contextvars
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
@@ -87,7 +86,7 @@ class Models(list[str]):
         fields = {key: value for key, value in fields.items() if value is not None}
         # Opened here and not on the Lab's loop, so that it belongs to the cell of whoever loads.
         progress = progress_here(model_id) if show else None
-        return self._ask(self._load, fields, progress, contextvars.copy_context())
+        return self._ask(self._load, fields, progress)
 
     @action
     async def unload(self, model_id: str) -> list[str]:
@@ -113,18 +112,16 @@ class Models(list[str]):
         """
         return await self._transport.local_models()
 
-    async def _load(
-        self, fields: dict[str, Any], progress: LoadProgress | None, here: contextvars.Context
-    ) -> "LoadedModel":
+    async def _load(self, fields: dict[str, Any], progress: LoadProgress | None) -> "LoadedModel":
         say = progress.step if progress is not None else lambda _: None
         try:
             loaded = LoadedModel(await self._transport.load_model(fields, say))
         except BaseException as error:
             if progress is not None:
-                here.run(progress.failed, error)
+                progress.failed(error)
             raise
         if progress is not None:
-            here.run(progress.ended, loaded)
+            progress.ended(loaded)
         return loaded
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 KEPT_VIEWS = 20
-_ended: "deque[GenerationView]" = deque()
+_ended: deque[Any] = deque()
 
 Places: TypeAlias = Callable[[Generation, Callable[[list[dict[str, str]]], None]], None]
 """Tells, a moment later, which backends may be asked what a generation asked."""
@@ -80,7 +80,7 @@ class CellPresenter:
         self._view = None
         view.flush()
         display(view.still(), raw=True, display_id=self._display_id, update=True)
-        _keep(view)
+        keep_view(view)
 
     def show(self, generation: Generation) -> None:
         """Shows it again in a later cell; the cell that made it shows it already."""
@@ -96,8 +96,8 @@ class CellPresenter:
         display((view or generation)._repr_mimebundle_(), raw=True, display_id=self._display_id)
 
 
-def _keep(view: "GenerationView") -> None:
-    """Lets the newest of the ended views live on, and closes those that are too many."""
+def keep_view(view: Any) -> None:
+    """Lets the newest of the views that have ended live on, and closes those that are too many."""
     _ended.append(view)
     while len(_ended) > KEPT_VIEWS:
         _ended.popleft().close()
