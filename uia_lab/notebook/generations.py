@@ -151,7 +151,7 @@ class Generations:
             with contextlib.suppress(Exception):  # the default is left
                 found, listed = await asyncio.gather(self._transport.models(), self._transport.backends())
                 able = [each for each in listed["backends"] if TEXT_GENERATION in each["tasks"]]
-                # A backend that lists models tells what they are for; of one that takes any, nothing is known.
+                # A backend that lists models tells what they are for; one that takes any tells nothing.
                 named = {model for each in able for model in each["models"]}
                 others = {model for each in listed["backends"] for model in each["models"]} - named
                 tell(

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -36,18 +37,18 @@ class ChatView(anywidget.AnyWidget):
     _css = css()
 
     turns: List[dict[str, Any]] = List().tag(sync=True)
-    live: Dict[str, Any] = Dict().tag(sync=True)
-    settings: Dict[str, Any] = Dict().tag(sync=True)
-    options: Dict[str, Any] = Dict().tag(sync=True)
-    exports: Dict[str, str] = Dict().tag(sync=True)
+    live = Dict().tag(sync=True)
+    settings = Dict().tag(sync=True)
+    options = Dict().tag(sync=True)
+    exports = Dict().tag(sync=True)
     notice = Unicode("").tag(sync=True)
     mark = Unicode("").tag(sync=True)
     direct = Bool(default_value=False).tag(sync=True)
 
     def __init__(self, chat: Chat, *, direct: bool) -> None:
-        super().__init__(direct=direct)
+        # The browser reads the mark when the widget is made, before anything is changed.
+        super().__init__(mark=uuid.uuid4().hex, direct=direct)
         self.chat = chat
-        self.mark = self.model_id or ""
         self._pushing = threading.Lock()
         self._parsing_s = 0.0
         self._seen: list[ChatTurn] = []

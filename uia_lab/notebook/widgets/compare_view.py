@@ -1,6 +1,7 @@
 """Answers that arrive side by side."""
 
 import threading
+import uuid
 from typing import Any
 
 import anywidget
@@ -33,9 +34,9 @@ class CompareView(anywidget.AnyWidget):
     table = Unicode("").tag(sync=True)
 
     def __init__(self, comparison: Comparison, *, direct: bool) -> None:
-        super().__init__(direct=direct, prompt=comparison.prompt)
+        # The browser reads the mark when the widget is made, before anything is changed.
+        super().__init__(mark=uuid.uuid4().hex, direct=direct, prompt=comparison.prompt)
         self.comparison = comparison
-        self.mark = self.model_id or ""
         self._pushing = threading.Lock()
         self._coalescer = Coalescer(self.flush, self._pace)
         self.on_msg(self._told)

@@ -1,6 +1,7 @@
 """A generation while it runs, and what can be done with it afterwards."""
 
 import threading
+import uuid
 from dataclasses import asdict
 from typing import Any
 
@@ -54,12 +55,12 @@ class GenerationView(anywidget.AnyWidget):
     notice = Unicode("").tag(sync=True)
 
     def __init__(self, generation: Generation, *, direct: bool, places: Places | None = None) -> None:
-        super().__init__(direct=direct)
+        # The browser reads the mark when the widget is made, before anything is changed.
+        super().__init__(mark=uuid.uuid4().hex, direct=direct)
         self.generation = generation
         self._places = places
         self._pushing = threading.Lock()
         self._coalescer = Coalescer(self.flush, self._pace)
-        self.mark = self.model_id or ""
         if generation.request is not None:
             self.code = generation.to_openai()
         self.on_msg(self._told)

@@ -23,7 +23,7 @@ class LoadBar(anywidget.AnyWidget):
     _css = css()
 
     model_id_shown = Unicode("").tag(sync=True)
-    step: Dict[str, Any] = Dict().tag(sync=True)
+    step = Dict().tag(sync=True)
 
     def __init__(self, model_id: str) -> None:
         super().__init__(model_id_shown=model_id, step={"stage": "finding", "done": 0, "total": 1})

@@ -31,8 +31,8 @@ class ModelManager(anywidget.AnyWidget):
     _css = css()
 
     rows: List[dict[str, Any]] = List().tag(sync=True)
-    loads: Dict[str, Any] = Dict().tag(sync=True)
-    hardware: Dict[str, Any] = Dict().tag(sync=True)
+    loads = Dict().tag(sync=True)
+    hardware = Dict().tag(sync=True)
     where = Unicode("").tag(sync=True)
     trouble = Unicode("").tag(sync=True)
 
