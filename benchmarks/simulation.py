@@ -8,8 +8,6 @@ A request has an amount of work, one second on average at speed 1. It can be ret
 first content, up to ``ATTEMPTS`` backends in all; afterwards a break ends it, whoever balances.
 """
 
-import heapq
-import itertools
 import math
 import random
 from collections import deque
@@ -17,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
+
+from uia_lab.routing.virtual_time import VirtualTime
 
 ATTEMPTS = 3
 FIRST_CHUNK_S = 30.0
@@ -181,24 +181,27 @@ class Simulation:
 
     def __init__(self, workload: Workload, seed: int, make: "Callable[[Simulation], Balancer]") -> None:
         self.workload = workload
-        self.now = 0.0
+        self._time = VirtualTime()
         self.calls: list[Call] = []
         self._arrivals = random.Random(f"arrivals {seed}")  # noqa: S311 - a simulation
         self._chance = random.Random(f"faults {seed}")  # noqa: S311 - a simulation
         self._servers = [Server() for _ in workload.speeds]
         self._faults = [[f for f in workload.faults if f.backend == i] for i in range(len(workload.speeds))]
-        self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
-        self._order = itertools.count()
         self._patience: deque[tuple[float, Lease]] = deque()
         self._open = workload.requests
         self.balancer = make(self)
+
+    @property
+    def now(self) -> float:
+        """The present, seconds."""
+        return self._time.now
 
     def run(self) -> list[Call]:
         """Every call, each of them ended."""
         for fault in self.workload.faults:
             if fault.kind in {"refuses", "silent"}:
-                self._at(fault.begin, self._dies, fault)
-        self._at(self._arrivals.expovariate(self.workload.rate), self._arrives, None)
+                self._time.at(fault.begin, self._dies, fault)
+        self._time.at(self._arrivals.expovariate(self.workload.rate), self._arrives, None)
         while self._open:
             self._step()
         return self.calls
@@ -215,22 +218,18 @@ class Simulation:
         return math.inf if at is None else at
 
     def _step(self) -> None:
-        event = self._heap[0][0] if self._heap else math.inf
+        event = self._time.following
         late = self._patience[0][0] if self._patience else math.inf
         wake = self._wake()
         if wake <= event and wake <= late:
-            self.now = max(self.now, wake)
+            self._time.now = max(self.now, wake)
             self._hand_out(self.balancer.tick(self.now))
         elif late < event:
-            self.now, lease = self._patience.popleft()
+            self._time.now, lease = self._patience.popleft()
             if not lease.over and (lease.first_at is None or lease.first_at > self.now):
                 self._over(lease, Verdict.TIMEOUT)
         else:
-            self.now, _, step, subject = heapq.heappop(self._heap)
-            step(subject)
-
-    def _at(self, time: float, step: Callable[[Any], None], subject: Any) -> None:
-        heapq.heappush(self._heap, (time, next(self._order), step, subject))
+            self._time.step()
 
     def _arrives(self, _: None) -> None:
         rng, number = self._arrivals, len(self.calls)
@@ -244,7 +243,7 @@ class Simulation:
         call = Call(number, self.now, work, f"s{rng.randrange(self.workload.sessions)}")
         self.calls.append(call)
         if number + 1 < self.workload.requests:
-            self._at(self.now + rng.expovariate(self.workload.rate), self._arrives, None)
+            self._time.at(self.now + rng.expovariate(self.workload.rate), self._arrives, None)
         self._place(call)
 
     def _place(self, call: Call) -> None:
@@ -267,10 +266,10 @@ class Simulation:
         down = self._down(placed.backend)
         failing = self._fault(placed.backend, "fails")
         if down is not None and down.kind == "refuses":
-            self._at(self.now + REFUSAL_S, self._fails, lease)
+            self._time.at(self.now + REFUSAL_S, self._fails, lease)
             return
         if failing is not None and self._chance.random() < failing.amount:
-            self._at(self.now + FAST_FAILURE_S, self._fails, lease)
+            self._time.at(self.now + FAST_FAILURE_S, self._fails, lease)
             return
         self._patience.append((self.now + FIRST_CHUNK_S, lease))
         if down is not None:
@@ -286,7 +285,7 @@ class Simulation:
         speed = self.workload.speeds[lease.placed.backend] / (slow.amount if slow else 1.0)
         work = lease.call.work
         lease.first_at = self.now + (min(FIRST_CONTENT_S, work) if self.workload.stream else work) / speed
-        self._at(self.now + work / speed, self._finishes, lease)
+        self._time.at(self.now + work / speed, self._finishes, lease)
 
     def _finishes(self, lease: Lease) -> None:
         if not lease.over and lease in self._servers[lease.placed.backend].running:
@@ -307,7 +306,7 @@ class Simulation:
             if fault.kind == "refuses":
                 self._over(lease, Verdict.BROKEN if started else Verdict.FAILED)
             elif started:
-                self._at(self.now + 2 * FIRST_CHUNK_S, self._breaks, lease)
+                self._time.at(self.now + 2 * FIRST_CHUNK_S, self._breaks, lease)
             else:
                 lease.first_at = None
                 server.lost.add(lease)
@@ -337,7 +336,7 @@ class Simulation:
             if seconds is None:
                 self._close(call, "failed")
             else:
-                self._at(self.now + seconds, self._place, call)
+                self._time.at(self.now + seconds, self._place, call)
 
     def _close(self, call: Call, ended: str) -> None:
         assert not call.ended, f"call {call.number} ended twice"

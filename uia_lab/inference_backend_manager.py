@@ -43,6 +43,7 @@ from uia_lab.manager.report import (
     status_report,
     topic_state,
     transitions,
+    troubles,
 )
 from uia_lab.manager.running import Running
 from uia_lab.manager.stream import ResponseStream
@@ -306,6 +307,14 @@ class BackendManager(Controls):
     def transitions(self) -> list[dict[str, Any]]:
         """The latest changes of status, oldest first: ``backend_id, was, status, routable, reason, at``."""
         return self.loops.call(lambda: transitions(self))
+
+    def troubles(self, backend_id: str) -> dict[str, list[dict[str, Any]]]:
+        """What went wrong at a backend lately: its last ``errors`` and ``transitions``, newest first.
+
+        Raises:
+            BadRequest: No such backend.
+        """
+        return self.loops.call(lambda: troubles(self, self.entry(backend_id)))
 
     async def probe(self, backend_id: str) -> BackendInfo:
         """Looks at a backend now, free of charge, and gives what it found.

@@ -22,7 +22,9 @@ from uia_lab.inference_backend_manager import BackendManager, get_backend_manage
 from uia_lab.kept_backends import KeptBackends
 from uia_lab.kept_state import KeptState
 from uia_lab.local_models import LocalModels
+from uia_lab.manager.history import History
 from uia_lab.store.request_log import RequestLog
+from uia_lab.traffic_replay import TrafficReplay
 
 __all__ = ["InferenceServiceConfig", "UnifiedInferenceService", "start_unified_service"]
 
@@ -61,6 +63,8 @@ class UnifiedInferenceService:
         apis: What finds APIs; None while it is off.
         kept: What outlives it.
         models: The models of this machine.
+        replay: Past traffic under another strategy.
+        history: The last quarter of an hour of traffic.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class UnifiedInferenceService:
         self.apis: ApiDiscovery | None = None
         self.kept = KeptState(self.config, self._manager, self.keys, self.backends)
         self.models = LocalModels(self._manager, self.config, Catalogue(model_cache_dir()))
+        self.replay = TrafficReplay(self._manager)
+        self.history = History(self._manager, self._manager.loops.call)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
         self._ready = False
@@ -150,6 +156,7 @@ class UnifiedInferenceService:
             raise NoBackendAvailable("this service was stopped; build a new one to start again")
         config = self.config
         self._manager.admit = self.limits.admit
+        self.history.start()
         self._parts["backend_manager"] = Part("running", f"strategy {self._manager.strategy_name}")
         async with asyncio.TaskGroup() as group:
             group.create_task(self._part("store", True, lambda: self.kept.open(in_memory=not store)))
@@ -175,6 +182,7 @@ class UnifiedInferenceService:
         if self._server is not None:
             server, self._server = self._server, None
             await self._within(server.stop(), "the HTTP server")
+        await self._within(self.history.stop(), "the history")
         await self._within(self._manager.aclose(), "the manager")
         await self._within(self.models.close(), "the local models")
         await self._within(self.backends.close(), "the connections to backends")

@@ -14,6 +14,7 @@ TAKES = {
     "subscribe": READ,
     "unsubscribe": READ,
     "status": READ,
+    "history": READ,
     "inference": INFER,
     "cancel": INFER,
     "ping": ANY,

@@ -62,7 +62,8 @@ _WATCH = """() => {
         if (node?.closest('.uia')) {
           const box = (rect) => [rect.x, rect.y, rect.width, rect.height].map(Math.round).join(' ');
           window.uiaShifts.push(
-            `${node.tagName.toLowerCase()}.${node.getAttribute('class') ?? ''} "${node.textContent.slice(0, 40)}": ` +
+            `${node.tagName.toLowerCase()}.${node.getAttribute('class')} ` +
+            `"${node.textContent.slice(0, 40)}": ` +
             `${box(source.previousRect)} to ${box(source.currentRect)}`);
         }
       }

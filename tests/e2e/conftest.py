@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -32,13 +32,59 @@ RUN_ALL = """async () => {
 }"""
 
 
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @dataclass
 class Server:
-    """A running JupyterLab."""
+    """A JupyterLab under /nb/ with the extension on, which can be stopped and started again at its port."""
 
-    url: str
-    token: str
+    home: Path
     root: Path
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    port: int = field(default_factory=_free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self):
+        """Its address."""
+        return f"http://127.0.0.1:{self.port}/nb/"
+
+    def start(self):
+        """Starts it and waits until it answers."""
+        command = [
+            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={self.port}"),
+            *("--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.root}", "--ServerApp.base_url=/nb/"),
+            *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--allow-root"),
+        ]
+        log = self.home / "server.log"
+        with log.open("ab") as out:
+            environment = _environment(self.home, self.token)
+            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.status()
+                return
+            except (urllib.error.URLError, ConnectionError):
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"JupyterLab did not come up:\n{log.read_text()[-4000:]}")
+                time.sleep(0.3)
+
+    def stop(self):
+        """Ends it, if it runs."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
     def ask(self, method, path, body=None, timeout=60):
         """The decoded answer of a door."""
@@ -51,24 +97,22 @@ class Server:
         with urllib.request.urlopen(request, timeout=timeout) as response:
             return json.load(response)
 
+    def open(self, name):
+        """The address that opens a notebook."""
+        return f"{self.url}lab/tree/{name}?token={self.token}&reset"
+
     def status(self):
         """The status report."""
         return self.ask("GET", "status")
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _environment(home, token):
     config, settings = home / "config", home / "settings"
-    (config / "jupyter_server_config.d").mkdir(parents=True)
+    (config / "jupyter_server_config.d").mkdir(parents=True, exist_ok=True)
     enabled = ROOT / "jupyter_server_extension/jupyter_server_config.d/uia_lab_server.json"
     shutil.copy(enabled, config / "jupyter_server_config.d")
     news = settings / "@jupyterlab/apputils-extension/notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True)
+    news.parent.mkdir(parents=True, exist_ok=True)
     news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     paths = [str(ROOT), str(ROOT / "jupyter_server_extension"), os.environ.get("PYTHONPATH", "")]
     return {
@@ -86,36 +130,44 @@ def _environment(home, token):
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, models):
-    """JupyterLab under /nb/ with the extension on; both models are in the cache."""
-    home, root = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("root")
-    token, port = secrets.token_hex(16), _free_port()
-    command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"),
-        *("--ServerApp.port_retries=0", f"--ServerApp.root_dir={root}", "--ServerApp.base_url=/nb/"),
-        *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--allow-root"),
-    ]
-    log = home / "server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=_environment(home, token), stdout=out, stderr=out)
-    server = Server(f"http://127.0.0.1:{port}/nb/", token, root)
+    """A JupyterLab for all tests; both models are in the cache."""
+    server = Server(tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("root"))
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                server.status()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"JupyterLab did not come up:\n{log.read_text()[-4000:]}")
-                time.sleep(0.3)
+        server.start()
         yield server
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        server.stop()
+
+
+@pytest.fixture
+def restartable(tmp_path, models):
+    """A JupyterLab of the test's own."""
+    for name in ("home", "root"):
+        (tmp_path / name).mkdir()
+    server = Server(tmp_path / "home", tmp_path / "root")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def write_notebook():
+    """Writes a notebook of code cells and gives the address that opens it."""
+    return _write_notebook
+
+
+def _write_notebook(server, cells):
+    import nbformat.v4 as nb
+
+    name = f"{secrets.token_hex(4)}.ipynb"
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    content = nb.new_notebook(
+        cells=[nb.new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}
+    )
+    (server.root / name).write_text(nb.writes(content))
+    return server.open(name)
 
 
 @pytest.fixture(scope="session")
@@ -176,21 +228,21 @@ def notebook(server, page):
 
     def show(source):
         if isinstance(source, Path):
-            name = source.name
-            shutil.copy(source, server.root / name)
+            shutil.copy(source, server.root / source.name)
+            address = server.open(source.name)
         else:
-            import nbformat.v4 as nb
-
-            name = f"{secrets.token_hex(4)}.ipynb"
-            kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-            cells = [nb.new_code_cell(cell) for cell in source]
-            content = nb.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-            (server.root / name).write_text(nb.writes(content))
-        page.goto(f"{server.url}lab/tree/{name}?token={server.token}&reset")
+            address = _write_notebook(server, source)
+        page.goto(address)
         page.wait_for_selector(".jp-NotebookPanel .jp-Notebook .jp-Cell", timeout=60_000)
         return page
 
     return show
+
+
+@pytest.fixture
+def run_all_in():
+    """Runs all cells of the notebook in front of a page, without waiting for their end."""
+    return lambda page: page.evaluate(RUN_ALL)
 
 
 @pytest.fixture
@@ -201,7 +253,7 @@ def run_all(page):
 
 @pytest.fixture
 def fault_server():
-    """A chat server of :mod:`tests.upstreams.fault_server` on a loop of its own, to be switched and killed."""
+    """A chat server that breaks as it is told, on a loop of its own; it can be killed and comes back."""
     from anyio.from_thread import start_blocking_portal
 
     from tests.upstreams.fault_server import Fault, FaultServer

@@ -74,8 +74,9 @@ def test_side_by_side(notebook, run_all, axe, server):
 
 
 def test_stop_all_while_the_kernel_waits(notebook, run_all, server):
-    story = "lab.compare('Write a very long story.', models=[None], backends=['local-smollm2-135m-instruct'] * 2, "
-    page = notebook([f"import uia_lab\nlab = uia_lab.connect()\nanswers = {story}max_tokens=1500)"])
+    both = "['local-smollm2-135m-instruct'] * 2"
+    story = f"lab.compare('Write a very long story.', backends={both}, max_tokens=1500)"
+    page = notebook([f"import uia_lab\nlab = uia_lab.connect()\nanswers = {story}"])
     before = server.status()["total_cancelled"]
     run_all()
     stop = by_id(page, "uia-compare-stop-all")

@@ -16,8 +16,9 @@ from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Finished, Started, Text, Usage
 import asyncio
 
-WORDS = ("The lighthouse keeper counted the ships that passed in the night and wrote each of them down, "
-         "because somebody would ask one day, and nobody else was awake to know what had gone by in the dark. "
+WORDS = ("The lighthouse keeper counted the ships that passed in the night and wrote each of them "
+         "down, because somebody would ask one day, and nobody else was awake to know what had gone by "
+         "in the dark. "
          "In the morning he read the list to the gulls, who disagreed about the third one.").split()
 
 class Told:
@@ -127,11 +128,8 @@ def test_a_server_killed_in_the_middle_is_told_and_another_one_is_asked(
         },
     )
     try:
-        page = notebook(
-            [
-                "import uia_lab\nlab = uia_lab.connect()\nanswer = lab.generate('hello', 'm', wait=False, timeout=60)"
-            ]
-        )
+        ask = "answer = lab.generate('hello', 'm', wait=False, timeout=60)"
+        page = notebook([f"import uia_lab\nlab = uia_lab.connect()\n{ask}"])
         run_all()
         page.wait_for_function(
             """() => document.querySelector('[data-testid="uia-generation-text"]')?.textContent.length > 8""",
@@ -156,7 +154,7 @@ def test_a_server_killed_in_the_middle_is_told_and_another_one_is_asked(
         by_id(page, "uia-generation-elsewhere").click()
         by_id(page, "uia-generation-place").first.click()
         page.wait_for_selector('[data-testid="uia-generation"][data-state="failed"]', timeout=30_000)
-        assert "excluded by the request" in by_id(page, "uia-generation-summary").inner_text()
+        assert "excluded by the request" in by_id(page, "uia-generation-error").inner_text()
     finally:
         server.ask("DELETE", "backends/shaky")
     page.wait_for_function(IDLE)

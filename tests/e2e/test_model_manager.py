@@ -84,7 +84,8 @@ def test_a_load_shows_a_bar_and_leaves_a_line(notebook, run_all, server, axe):
     page.evaluate(
         """() => {
           window.bars = 0;
-          new MutationObserver(() => { window.bars += document.querySelectorAll('.uia-load [role="progressbar"]').length; })
+          const count = () => { window.bars += document.querySelectorAll('.uia-load .uia-progress').length; };
+          new MutationObserver(count)
             .observe(document.body, {childList: true, subtree: true});
         }"""
     )

@@ -82,6 +82,7 @@ def test_it_is_asked_elsewhere(lab):
     again = answer.retry()
     assert answer.retried is again
     assert again.wait(50).state == "failed"
+    assert [(item.backend_id, item.outcome) for item in again.attempts] == [("broken", "failed")]
     assert again.tried == {"broken"}
     back = again.retry("words").wait(50)
     assert (back.text, back.backend) == ("one two ", "words")
@@ -101,7 +102,7 @@ def test_the_browser_asks_for_places_and_elsewhere(lab):
     view._handle_custom_msg({"type": "retry", "backend": 5}, [])
     assert answer.retried is None
     view._handle_custom_msg({"type": "retry", "backend": None}, [])
-    assert answer.retried.wait(50).backend == "broken"
+    assert answer.retried.wait(50).tried == {"broken"}
     lab.close()
     view._handle_custom_msg({"type": "retry", "backend": None}, [])
     assert "closed" in view.notice

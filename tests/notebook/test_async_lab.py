@@ -14,7 +14,7 @@ from uia_lab.notebook.transport import NotConnected
 
 # What only a face has: how it is closed and opened, and what joins the two.
 LAB_ONLY = {"close"}
-ASYNC_ONLY = {"aclose", "open", "spawn"}
+ASYNC_ONLY = {"aclose", "open", "service", "spawn"}
 
 
 @pytest.fixture(params=["local", "server"])

@@ -160,5 +160,5 @@ def test_what_a_saved_notebook_keeps(lab):
     bundle = chat._repr_mimebundle_()
     assert "<script>" not in bundle["text/html"]
     assert "&lt;b&gt;" in bundle["text/html"]
-    assert "**Assistant:**\n\n# hi <script>" in bundle["text/markdown"]
+    assert "**Assistant:**\n\n# hi &lt;script>" in bundle["text/markdown"]
     assert "done" in bundle["text/plain"]

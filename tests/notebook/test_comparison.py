@@ -71,7 +71,7 @@ def test_stop_one_and_all_from_the_browser(lab):
     view._handle_custom_msg({"type": "stop", "index": 7}, [])
     view._handle_custom_msg({"type": "stop", "index": 0}, [])
     assert answers[0].wait(50).state == "stopped"
-    assert not answers.done
+    assert not answers.done, [repr(one) for one in answers]
     view._handle_custom_msg({"type": "stop"}, [])
     answers.wait(50)
     assert [one["state"] for one in view.columns] == ["stopped", "stopped"]

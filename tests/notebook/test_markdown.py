@@ -2,8 +2,9 @@ import json
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 
-from uia_lab.notebook.markdown import MAX_CHARACTERS, markdown_html, markdown_tree
+from uia_lab.notebook.markdown import MAX_CHARACTERS, markdown_html, markdown_source, markdown_tree
 
 
 class Tags(HTMLParser):
@@ -23,7 +24,8 @@ def tags(text):
 
 
 def test_the_usual_is_there():
-    text = "# A\n\n- one\n- **two** `x`\n\n3. three\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n```python\nx < 1\n```\n\n> q ~~s~~"
+    text = "# A\n\n- one\n- **two** `x`\n\n3. three\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n"
+    text += "```python\nx < 1\n```\n\n> q ~~s~~"
     found = tags(text).found
     for tag in ("h1", "ul", "li", "strong", "code", "ol", "table", "th", "td", "pre", "blockquote", "s"):
         assert tag in found, tag
@@ -66,3 +68,30 @@ def test_it_is_json_and_bounded():
     json.dumps(deep)
     assert markdown_tree("x" * (MAX_CHARACTERS + 1))[0][0] == "pre"
     assert markdown_tree("") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![x](https://example.org/t.png)",
+        "<img src=https://example.org/t.png>",
+        "`<img src=x>``",
+        "\\`<img src=x>`",
+        "``a` <img src=x>` b",
+        "- a\n  <div onclick=x>\n\n<!-- x -->",
+        "![a][b]\n\n[b]: https://example.org/t.png",
+        "~~~\nopen fence\n",
+        "`a\n<img src=x>`",
+    ],
+)
+def test_exported_markdown_loads_and_runs_nothing_either(text):
+    source = markdown_source(text)
+    html = MarkdownIt("commonmark", {"html": True}).render(source)
+    assert "<img" not in html
+    assert "<div" not in html
+    assert "<!--" not in html
+
+
+def test_code_is_exported_as_it_is():
+    text = "use `a < b` and\n\n```c\nif (a < b) x[!a];\n```\n\nor ``<b>``"
+    assert markdown_source(text) == text

@@ -7,11 +7,9 @@ from uia_lab.domain.errors import BackendFailed, Cancelled
 from uia_lab.domain.events import Chunk, Finished, Started, Text
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.status import StatusReport, html, text
-from uia_lab.notebook.widgets import status_board
 from uia_lab.notebook.widgets.assets import css, esm
 from uia_lab.notebook.widgets.coalesce import Coalescer
 from uia_lab.notebook.widgets.generation_view import GenerationView
-from uia_lab.notebook.widgets.status_board import StatusBoard
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 REPORT = {
@@ -92,64 +90,6 @@ async def test_stop_from_the_browser():
     assert view.state == "stopped"
 
 
-@pytest.fixture
-def board():
-    def make(fetch, spawn):
-        return StatusBoard(REPORT, where="here", direct=False, spawn=spawn, fetch=fetch)
-
-    return make
-
-
-async def test_the_board_is_fed_while_somebody_asks(board, monkeypatch):
-    monkeypatch.setattr(status_board, "POLL_S", 0.01)
-    monkeypatch.setattr(status_board, "LEASE_S", 0.05)
-    tasks = []
-    reports = iter(range(1000))
-
-    async def fetch():
-        return {**REPORT, "in_flight": next(reports)}
-
-    shown = board(fetch, lambda function: tasks.append(asyncio.create_task(function())))
-    assert shown.instance_id == "i-1"
-    shown._handle_custom_msg({"type": "poll"}, [])
-    shown._handle_custom_msg({"type": "poll"}, [])
-    assert len(tasks) == 1
-    await asyncio.wait_for(tasks[0], 2)
-    assert shown.report["in_flight"] >= 1
-
-
-async def test_trouble_is_told_and_polling_goes_on(board, monkeypatch):
-    monkeypatch.setattr(status_board, "POLL_S", 0.01)
-    monkeypatch.setattr(status_board, "LEASE_S", 0.03)
-    tasks, told = [], []
-
-    async def fetch():
-        raise ConnectionError("gone")
-
-    shown = board(fetch, lambda function: tasks.append(asyncio.create_task(function())))
-    monkeypatch.setattr(shown, "send", told.append)
-    shown._handle_custom_msg({"type": "poll"}, [])
-    await asyncio.wait_for(tasks[0], 2)
-    assert {message["type"] for message in told} == {"trouble"}
-    assert len(told) > 1
-
-
-def test_a_closed_lab_leaves_the_last_report(board):
-    def closed(function):
-        raise RuntimeError("closed")
-
-    shown = board(None, closed)
-    shown._handle_custom_msg({"type": "poll"}, [])
-    assert shown.report == REPORT
-
-
-def test_a_saved_board_is_readable(board):
-    bundle = board(None, None)._repr_mimebundle_()
-    assert WIDGET in bundle
-    assert "85 ms" in bundle["text/plain"]
-    assert '<th style="text-align:left">backend</th>' in bundle["text/html"]
-
-
 def test_reports_have_text_and_html_without_a_kernel():
     report = StatusReport(REPORT, live=lambda _: pytest.fail("no widget outside a kernel"))
     assert report["strategy"] == "best_performance"
@@ -160,10 +100,13 @@ def test_reports_have_text_and_html_without_a_kernel():
     assert "? new" in text(strange)
 
 
-@pytest.mark.parametrize("name", ["generation_view.js", "status_board.js"])
+@pytest.mark.parametrize(
+    "name", ["generation_view.js", "status_board.js", "balancing_chart.js", "route_view.js", "dashboard.js"]
+)
 def test_the_module_is_one_and_needs_nothing_else(name):
     module = esm(name)
     assert "import " not in re.sub(r"//.*", "", module)
     assert module.count("export default") == 1
-    assert "http://" not in module + css()
+    # The name of SVG is no address.
+    assert "http://" not in module.replace("http://www.w3.org/2000/svg", "") + css()
     assert "https://" not in module + css()

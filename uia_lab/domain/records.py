@@ -61,3 +61,9 @@ class RequestRecord(msgspec.Struct, frozen=True):
     attempts: tuple[Attempted, ...] = ()
     inputs: Any = None
     result: Any = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON-ready form, with the token counts under ``usage``."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        counts = {name: plain.pop(name) for name in ("input_tokens", "output_tokens", "estimated")}
+        return plain | {"usage": counts | {"total_tokens": self.input_tokens + self.output_tokens}}

@@ -12,6 +12,7 @@ from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.tasks import canonical_task
 from uia_lab.doors.base import Door
+from uia_lab.routing.strategies import known_strategies
 
 CHANGES = ("enabled", "draining", "weight", "max_concurrency")
 DESCRIBED = tuple(name for name in BackendDescription.__struct_fields__ if name != "enabled")
@@ -79,8 +80,8 @@ class BackendDoor(_OneBackend):
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PATCH": (ADMIN,), "DELETE": (ADMIN,)}
 
     def get(self, backend_id: str) -> None:
-        """The backend."""
-        self.answer(self.found(backend_id).to_dict())
+        """The backend, with its last errors and changes of status."""
+        self.answer(self.found(backend_id).to_dict() | self.manager.troubles(backend_id))
 
     async def patch(self, backend_id: str) -> None:
         """Changes what is named out of CHANGES; everything is checked before anything changes."""
@@ -119,9 +120,13 @@ class ProbeDoor(_OneBackend):
 
 
 class StrategyDoor(Door):
-    """``PUT /strategy {name}``."""
+    """``GET /strategy``, ``PUT /strategy {name}``."""
 
-    scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
+    method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PUT": (ADMIN,)}
+
+    def get(self) -> None:
+        """The strategy in force, and those that are known."""
+        self.answer({"strategy": self.manager.strategy_name, "known": known_strategies()})
 
     async def put(self) -> None:
         """Changes how backends are chosen, now and after the next start."""

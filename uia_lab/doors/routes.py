@@ -13,9 +13,10 @@ from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
+from uia_lab.doors.replay import ReplayDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
 from uia_lab.doors.responses import ResponsesDoor
-from uia_lab.doors.status import HealthDoor, NothingDoor, ReadyDoor, StatusDoor
+from uia_lab.doors.status import HealthDoor, HistoryDoor, NothingDoor, ReadyDoor, StatusDoor
 from uia_lab.doors.websocket import SocketDoor
 
 
@@ -37,6 +38,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/models/unload", UnloadDoor),
         (r"/hardware", HardwareDoor),
         (r"/status", StatusDoor),
+        (r"/history", HistoryDoor),
         (r"/health", HealthDoor),
         (r"/ready", ReadyDoor),
         (r"/backends", BackendsDoor),
@@ -50,6 +52,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/keys/([^/]+)", KeyDoor),
         (r"/requests", RequestsDoor),
         (r"/requests/([^/]+)", RequestDoor),
+        (r"/replay", ReplayDoor),
         (r"/metrics", MetricsDoor),
         (r"/ws/([^/]+)", SocketDoor),
         (r"/(.*)", NothingDoor),

@@ -1,10 +1,12 @@
-"""How the service is: ``/status``, ``/health``, ``/ready``, and what is not there."""
+"""How the service is and was: ``/status``, ``/history``, ``/health``, ``/ready``, and what is not there."""
 
 from typing import ClassVar
 
 from tornado.web import HTTPError
 
+from uia_lab.domain.errors import BadRequest
 from uia_lab.doors.base import Door
+from uia_lab.manager.history import KEPT
 
 
 class StatusDoor(Door):
@@ -13,6 +15,20 @@ class StatusDoor(Door):
     def get(self) -> None:
         """The report."""
         self.answer(self.manager.get_backend_status_report() | {"parts": self.service.parts})
+
+
+class HistoryDoor(Door):
+    """``GET /history?after=&limit=``: the last quarter of an hour, a sample a second."""
+
+    def get(self) -> None:
+        """The samples after one that is known already, oldest first."""
+        self.answer(self.service.history.read(self._whole("after", 0), self._whole("limit", KEPT)))
+
+    def _whole(self, name: str, default: int) -> int:
+        text = self.get_query_argument(name, None) or str(default)
+        if not text.isdecimal() or len(text) > 12:
+            raise BadRequest(f"{name} must be a whole number from 0", param=name)
+        return int(text)
 
 
 class HealthDoor(Door):

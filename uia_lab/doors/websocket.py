@@ -14,6 +14,7 @@ from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 from uia_lab._version import __version__
 from uia_lab.access.principals import ADMIN, INFER, READ
+from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object, encode, kind
 from uia_lab.dialects.websocket_answers import error_fields
 from uia_lab.dialects.websocket_requests import MAX_ID
@@ -29,6 +30,7 @@ from uia_lab.doors.outflow import taken
 from uia_lab.doors.socket_inference import SocketInference
 from uia_lab.doors.socket_worker import WorkerSeat
 from uia_lab.doors.updates import Updates
+from uia_lab.manager.history import KEPT
 from uia_lab.manager.topics import TOPICS
 
 MAX_MESSAGE = MAX_BODY
@@ -198,6 +200,12 @@ class SocketDoor(Door, WebSocketHandler):
             del report["backends"]
         await self.send("status", detail_level=level, backend_status=report)
 
+    async def history(self, message: Incoming) -> None:
+        """``history``: the samples of the last quarter of an hour, or those after one."""
+        fields = Fields(message.body)
+        after, limit = fields.whole("after", 0) or 0, fields.whole("limit", 1)
+        await self.send("history", **self.service.history.read(after, KEPT if limit is None else limit))
+
     async def answer_ping(self, message: Incoming) -> None:
         """``ping``."""
         del message
@@ -303,6 +311,7 @@ MESSAGES: Mapping[str, Message] = MappingProxyType(
         "subscribe": Message(SocketDoor.subscribe, READ),
         "unsubscribe": Message(SocketDoor.unsubscribe, READ),
         "status": Message(SocketDoor.status, READ),
+        "history": Message(SocketDoor.history, READ),
         "inference": Message(SocketDoor.inference, INFER),
         "cancel": Message(SocketDoor.cancel, INFER),
         "ping": Message(SocketDoor.answer_ping, None),

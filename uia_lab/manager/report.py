@@ -63,6 +63,17 @@ def transitions(host: Host) -> list[dict[str, Any]]:
     return [{**asdict(item), "at": item.at + offset} for item in host.router.transitions]
 
 
+def troubles(host: Host, entry: Registered) -> dict[str, list[dict[str, Any]]]:
+    """The latest ``errors`` of a backend and its changes of status, newest first."""
+    offset = time.time() - host.clock()
+    return {
+        "errors": [{**asdict(item), "at": item.at + offset} for item in reversed(entry.health.troubles)],
+        "transitions": [
+            item for item in reversed(transitions(host)) if item["backend_id"] == entry.backend_id
+        ][:SHOWN_TRANSITIONS],
+    }
+
+
 def topic_state(host: Host, topic: str) -> dict[str, Any]:
     """The state of a live topic; nothing in it tells who asked what."""
     match topic:

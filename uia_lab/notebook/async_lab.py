@@ -1,10 +1,8 @@
 """AsyncLab: inference from a notebook or a program, to await. All that a Lab does is written here, once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from anyio import CancelScope, move_on_after
@@ -12,28 +10,26 @@ from anyio import CancelScope, move_on_after
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
-from uia_lab.notebook.asking import QUESTION_S, Ask, asked, directly, within
+from uia_lab.notebook.aliases import Aliases
+from uia_lab.notebook.asking import QUESTION_S, asked, within
 from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.chat import Chat, Settings, changed
 from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
-from uia_lab.notebook.generations import Generations, text_request
+from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
 from uia_lab.notebook.models import Models
-from uia_lab.notebook.serving import Serving, Servings
-from uia_lab.notebook.status import StatusReport
-from uia_lab.notebook.transport import Transport
-
-T = TypeVar("T")
+from uia_lab.notebook.serving import Serving
+from uia_lab.notebook.traffic import Traffic
+from uia_lab.notebook.watching import Watching
 
 # The first embedding may load a model.
 EMBED_S = 600.0
 HARDWARE_S = 160.0
-CLOSE_S = 10.0
 
 
-class AsyncLab:
+class AsyncLab(Watching, Traffic):
     """Inference by whoever serves, on the event loop that runs when it is made.
 
     ``async with uia_lab.AsyncLab(transport) as lab`` or ``lab = await uia_lab.connect_async()`` opens one. It
@@ -48,46 +44,6 @@ class AsyncLab:
         where: In words, who serves.
         instance_id: Id of the service.
     """
-
-    def __init__(self, transport: Transport, *, ask: Ask = directly) -> None:
-        self._transport = transport
-        self._run = ask
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
-        self._instance_id = ""
-        self.generations = Generations(transport, self.spawn)
-        self.servings = Servings(transport, self.spawn)
-
-    async def open(self) -> Self:
-        """Asks the service who it is.
-
-        Raises:
-            NotConnected: Nobody answers; the message says what to do.
-            InferenceError: The service answers with an error, for example a wrong token.
-        """
-        try:
-            self._instance_id = (await self._report())["instance_id"]
-        except BaseException:
-            with CancelScope(shield=True):
-                await self.aclose()
-            raise
-        return self
-
-    @property
-    def where(self) -> str:
-        """In words, who serves."""
-        return self._transport.where
-
-    @property
-    def instance_id(self) -> str:
-        """Id of the service; empty before :meth:`open`."""
-        return self._instance_id
-
-    @property
-    def closed(self) -> bool:
-        """Whether it has been closed."""
-        return self._closed
 
     @asked
     @within(QUESTION_S)
@@ -108,14 +64,16 @@ class AsyncLab:
         """Who can serve: a table, with ``add``, and ``["id"]`` to drain, enable, probe, weigh and remove."""
         return Backends(await self._transport.backends(), self._transport, self._run)
 
+    @asked
+    @within(QUESTION_S)
+    async def aliases(self) -> Aliases:
+        """Names that stand for a chain of models: a table, with ``set`` and ``delete``."""
+        return Aliases(await self._transport.aliases(), self._transport, self._run)
+
     @within(HARDWARE_S)
     async def hardware(self) -> HardwareReport:
         """What the machine that serves has: cores, memory, devices, and what is missing and why."""
         return HardwareReport(await self._transport.hardware())
-
-    async def status(self) -> StatusReport:
-        """The status report: a mapping to programs, a live table in a notebook."""
-        return StatusReport(await self._report(), live=self._board)
 
     async def generate(
         self,
@@ -293,68 +251,5 @@ class AsyncLab:
         """The functions that are served from here."""
         return self.servings.all()
 
-    async def aclose(self) -> None:
-        """Ends what runs and lets go of everything; a second call does nothing."""
-        if self._closed:
-            return
-        if self.servings.any:
-            await asyncio.to_thread(self.servings.close)
-        self._closed = True
-        # What another thread has just handed in learns that it is too late.
-        await asyncio.sleep(0)
-        tasks = self._tasks - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_S)
-        with move_on_after(CLOSE_S):
-            await self._transport.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self if self._instance_id else await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
     def __repr__(self) -> str:
         return f"<AsyncLab {'closed' if self.closed else self.where}>"
-
-    def spawn(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> "Future[T]":
-        """Runs a coroutine function on the Lab's loop, from whichever thread; closing the Lab ends it."""
-        if self._closed:
-            raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
-        running = self._tracked(function, *args)
-        try:
-            return asyncio.run_coroutine_threadsafe(running, self._loop)
-        except RuntimeError:
-            running.close()
-            raise
-
-    async def _tracked(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        task = asyncio.current_task()
-        assert task is not None
-        if self._closed:
-            raise asyncio.CancelledError
-        self._tasks.add(task)
-        try:
-            return await function(*args)
-        finally:
-            self._tasks.discard(task)
-
-    @within(QUESTION_S)
-    async def _report(self) -> dict[str, Any]:
-        return await self._transport.status()
-
-    def _board(self, report: dict[str, Any]) -> Any:
-        """A live table of the backends, fed by the browser's socket or, failing that, from here."""
-        from uia_lab.notebook.widgets.status_board import StatusBoard
-
-        return StatusBoard(
-            report,
-            where=self.where,
-            direct=self._transport.kind == "server",
-            spawn=self.spawn,
-            fetch=self._transport.status,
-        )

@@ -3,7 +3,7 @@
 from html import escape
 from typing import TYPE_CHECKING
 
-from uia_lab.notebook.markdown import markdown_html
+from uia_lab.notebook.markdown import markdown_html, markdown_source
 
 if TYPE_CHECKING:
     from uia_lab.notebook.chat import Chat, ChatTurn
@@ -16,7 +16,9 @@ _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
 def chat_markdown(chat: "Chat") -> str:
     """The conversation for reading."""
     parts = [f"**{_NAMES['system']}:** {chat.settings.system}"] if chat.settings.system else []
-    parts += [f"**{_NAMES[turn.role]}:**\n\n{turn.text}{_ending(turn, '_')}" for turn in chat.turns]
+    parts += [
+        f"**{_NAMES[turn.role]}:**\n\n{markdown_source(turn.text)}{_ending(turn, '_')}" for turn in chat.turns
+    ]
     return "\n\n".join(parts) or "_Nothing was said yet._"
 
 

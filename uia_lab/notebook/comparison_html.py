@@ -57,7 +57,7 @@ def comparison_html(shown: "Comparison", mark: str = "") -> str:
     columns = "".join(_column(shown, index) for index in range(len(shown)))
     return (
         f'<div data-testid="uia-compare-still"{marked} style="display:grid;'
-        "grid-template-columns:repeat(auto-fit,minmax(min(230px,100%),1fr));gap:8px;margin:4px 0;"
+        "grid-template-columns:repeat(auto-fit,minmax(min(190px,100%),1fr));gap:8px;margin:4px 0;"
         f'font-family:var(--jp-ui-font-family,system-ui,sans-serif);font-size:13px">{columns}</div>'
     )
 
@@ -65,7 +65,8 @@ def comparison_html(shown: "Comparison", mark: str = "") -> str:
 def _column(shown: "Comparison", index: int) -> str:
     one = shown[index]
     rows = "".join(
-        f'<tr><th scope="row" style="padding:1px 0;text-align:left;font-weight:400;{_MUTED}">{name}</th>'
+        f'<tr style="background:none"><th scope="row" style="padding:1px 0;text-align:left;'
+        f'font-weight:400;{_MUTED}">{name}</th>'
         '<td style="padding:1px 0;text-align:right;font-variant-numeric:tabular-nums">'
         f"{escape(value)}</td></tr>"
         for name, value in figures(shown, index)
@@ -78,7 +79,8 @@ def _column(shown: "Comparison", index: int) -> str:
         f'border:{_LINE};border-radius:6px">'
         f'<p style="margin:0;padding:6px 10px;border-bottom:{_LINE};overflow-wrap:anywhere">'
         f"<b>{escape(shown.labels[index])}</b>{best}</p>"
-        '<div style="flex:1;padding:8px 10px;line-height:1.55;white-space:pre-wrap;overflow-wrap:anywhere">'
+        '<div style="flex:1;max-height:24em;padding:8px 10px;overflow-y:auto;line-height:1.55;'
+        'white-space:pre-wrap;overflow-wrap:anywhere">'
         f"{escape(one.text)}{failed if message else ''}</div>"
         f'<table style="width:100%;margin:0;padding:4px 10px 6px;border-top:{_LINE};font-size:12px;'
         f'border-collapse:separate">{rows}</table></div>'

@@ -47,6 +47,12 @@ def current() -> Lab:
     return connect()
 
 
+def opened() -> Lab | None:
+    """The default Lab if it is open; nothing opens it."""
+    lab = _default
+    return lab if lab is not None and not lab.closed else None
+
+
 def forget() -> None:
     """Closes the default Lab, if there is one."""
     global _default

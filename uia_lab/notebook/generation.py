@@ -104,6 +104,7 @@ class Generation:
         self._began = clock()
         self._first: float | None = None
         self._end: float | None = None
+        self._over = False
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
         self._kept: Any = None
@@ -116,7 +117,7 @@ class Generation:
     @property
     def state(self) -> str:
         """``waiting``, ``streaming``, ``done``, ``stopped`` or ``failed``."""
-        if not self._ended.is_set():
+        if not self._over:
             return "waiting" if self._first is None else "streaming"
         if self.error is not None:
             return "failed"
@@ -125,7 +126,7 @@ class Generation:
     @property
     def done(self) -> bool:
         """Whether it has ended, in whatever way."""
-        return self._ended.is_set()
+        return self._over
 
     @property
     def elapsed(self) -> float:
@@ -225,7 +226,8 @@ class Generation:
     @property
     def tried(self) -> frozenset[str]:
         """Ids of the backends that worked on it, as far as they are known."""
-        known = {self.backend, *(attempt.backend_id for attempt in self.attempts)}
+        named = self.request.routing.backend_id if self.request is not None else None
+        known = {self.backend, named, *(attempt.backend_id for attempt in self.attempts)}
         return frozenset(filter(None, known))
 
     def raise_for_error(self) -> None:
@@ -285,8 +287,10 @@ class Generation:
 
     def _close(self) -> None:
         self._end = self._clock()
-        self._ended.set()
+        self._over = True
         self._changed()
+        # Whoever waits goes on when those who show it have: the end of its cell is the end of what it shows.
+        self._ended.set()
 
     def _changed(self) -> None:
         for listener in self._listeners:
@@ -312,9 +316,13 @@ class Generation:
             pairs.append(("model", self.model))
         return pairs
 
-    def summary(self) -> str:
-        """State and figures in one line."""
-        state = f"failed: {self.error.message}" if self.error else self.state
+    def summary(self, *, error: bool = True) -> str:
+        """State and figures in one line.
+
+        Args:
+            error: Whether to say why it failed.
+        """
+        state = f"failed: {self.error.message}" if self.error and error else self.state
         if self.finish_reason == "length":
             state += " (cut at max_tokens)"
         return " · ".join([state, *(f"{name} {value}" for name, value in self.facts())])

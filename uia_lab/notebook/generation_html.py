@@ -42,7 +42,7 @@ def generation_html(shown: "Generation", mark: str = "") -> str:
         f'<p data-testid="uia-generation-summary" style="margin:0;padding:7px 12px;border-bottom:{_LINE};'
         f'font-size:12px;{_MUTED}">'
         f'<span style="color:var({_TONES[shown.state]},currentColor)">{_SIGNS[shown.state]}</span> '
-        f"{escape(shown.summary())}</p>"
+        f"{escape(shown.summary(error=False))}</p>"
     )
     room = f"calc({_MARGIN} + 24px)" if shown.turns else "12px"
     width = f"calc(72ch + {_MARGIN})" if shown.turns else "72ch"
@@ -51,11 +51,17 @@ def generation_html(shown: "Generation", mark: str = "") -> str:
         f"padding:10px {room} 10px 12px;max-width:{width};min-height:1.55em;"
         f'line-height:1.55;white-space:pre-wrap;overflow-wrap:anywhere">{_text(shown)}</p>'
     )
+    failed = (
+        '<p data-testid="uia-generation-error" style="margin:0;padding:0 12px 10px;overflow-wrap:anywhere;'
+        f'color:var(--jp-error-color1,#b42318)">{escape(shown.error.message)}</p>'
+        if shown.error
+        else ""
+    )
     marked = f' data-uia-mark="{escape(mark)}"' if mark else ""
     return (
         f'<div data-testid="uia-generation" data-state="{shown.state}"{marked} style="margin:4px 0;'
         f'border:{_LINE};border-radius:6px;font-family:{_FONT};font-size:13px">'
-        f"{head}{body}{_trail(shown)}</div>"
+        f"{head}{body}{failed}{_trail(shown)}</div>"
     )
 
 

@@ -8,10 +8,12 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 from anyio import CancelScope, move_on_after
 
 from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, Cancelled
+from uia_lab.domain.events import Attempted
 from uia_lab.domain.requests import InferenceRequest, RoutingHints, new_request_id
 from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.comparison import MOST, Comparison
@@ -20,6 +22,7 @@ from uia_lab.notebook.presenters import presenter_here
 from uia_lab.notebook.transport import Transport
 
 STOP_S = 2.0
+DETAILS_S = 3.0
 
 
 class Generations:
@@ -183,10 +186,21 @@ class Generations:
             generation.fail(Cancelled("stopped"))
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, the record must end with it
+            generation.attempts = await self._tried(stream.request_id)
             generation.fail(error)
         finally:
             with CancelScope(shield=True), move_on_after(STOP_S):
                 await stream.aclose()
+
+    async def _tried(self, request_id: str | None) -> tuple[Attempted, ...]:
+        """Who was tried for a request that has failed, as the log of who serves has it."""
+        if request_id is None:
+            return ()
+        with contextlib.suppress(Exception):  # an extra, which an older server may not tell
+            async with asyncio.timeout(DETAILS_S):
+                record = await self._transport.request(request_id)
+                return msgspec.convert(record["attempts"], tuple[Attempted, ...])
+        return ()
 
     async def _cancel(self, generation: Generation) -> None:
         if generation.request_id is not None:

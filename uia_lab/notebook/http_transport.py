@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import numpy as np
@@ -108,9 +108,15 @@ class HttpTransport:
 
     @contextlib.asynccontextmanager
     async def _asked(
-        self, method: str, path: str, *, read_s: float = ANSWER_S, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        read_s: float = ANSWER_S,
+        head: Callable[[Mapping[str, str]], None] = lambda _: None,
+        **options: Any,
     ) -> AsyncGenerator["aiohttp.ClientResponse", None]:
-        """A response with a good status, or the typed error."""
+        """A response with a good status, or the typed error; ``head`` sees the headers of either."""
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=read_s)
@@ -119,6 +125,7 @@ class HttpTransport:
             async with self._client().request(
                 method, self.url + path, timeout=timeout, allow_redirects=False, **options
             ) as response:
+                head(response.headers)
                 if 300 <= response.status < 400:
                     target = urlsplit(response.headers.get("Location", ""))
                     raise NotConnected(
@@ -252,6 +259,52 @@ class HttpTransport:
         """Takes a backend out."""
         await self._told("DELETE", f"backends/{quote(backend_id, safe='')}")
 
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        return await self._told("GET", f"backends/{quote(backend_id, safe='')}")
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return await self._told("GET", f"history?after={after}&limit={limit}")
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return await self._told("GET", "strategy")
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen."""
+        return await self._told("PUT", "strategy", json={"name": name})
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return await self._told("POST", "explain", json=dict(fields))
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        return await self._told("GET", f"requests/{quote(request_id, safe='')}")
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last requests."""
+        asked = {"limit": limit} | {name: value for name, value in filters.items() if value is not None}
+        return await self._told("GET", f"requests?{urlencode(asked)}")
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Past requests under another strategy."""
+        return await self._told("POST", "replay", json=dict(fields), read_s=LOOK_S)
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The aliases of the server."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "aliases"))["aliases"]
+        return listed
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias."""
+        return await self._told("PUT", f"aliases/{quote(name, safe='')}", json={"targets": list(targets)})
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+        await self._told("DELETE", f"aliases/{quote(name, safe='')}")
+
     async def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         async with self._asked(method, path, **options) as response:
             told: dict[str, Any] = await response.json()
@@ -317,6 +370,7 @@ class HttpTransport:
             "x-request-id": request.id,
             "x-uia-backend": hints.backend_id,
             "x-uia-prefer": ",".join(hints.preferred_types),
+            "x-uia-session": hints.session_id,
             "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
             "Accept": "text/event-stream",
         }
@@ -341,6 +395,9 @@ class _HttpStream:
     async def aclose(self) -> None:
         await self._events.aclose()
 
+    def _head(self, headers: Mapping[str, str]) -> None:
+        self.request_id = headers.get("x-request-id")
+
     async def _run(self) -> AsyncGenerator[Event, None]:
         transport, request = self._transport, self._request
         pieces: list[str] = []
@@ -351,8 +408,8 @@ class _HttpStream:
             json=transport.body_of(request),
             headers=transport.headers_of(request),
             read_s=SILENCE_S,
+            head=self._head,
         ) as response:
-            self.request_id = response.headers.get("x-request-id")
             yield Started(response.headers.get("x-uia-backend", ""))
             async for name, data in sse.events(response.content):
                 if data == "[DONE]":

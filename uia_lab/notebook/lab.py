@@ -13,6 +13,7 @@ from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
+from uia_lab.notebook.presenters import in_kernel
 from uia_lab.notebook.serving import Serving, Servings
 from uia_lab.notebook.transport import Transport
 
@@ -41,9 +42,21 @@ class Lab:
     models = answered(AsyncLab.models)
     keys = answered(AsyncLab.keys)
     backends = answered(AsyncLab.backends)
+    aliases = answered(AsyncLab.aliases)
     hardware = blocking(AsyncLab.hardware)
     status = blocking(AsyncLab.status)
+    balance = blocking(AsyncLab.balance)
+    explain = blocking(AsyncLab.explain)
+    request = blocking(AsyncLab.request)
+    set_strategy = blocking(AsyncLab.set_strategy)
     embed = blocking(AsyncLab.embed)
+    requests = blocking(AsyncLab.requests)
+    plot_latency = blocking(AsyncLab.plot_latency)
+    plot_share = blocking(AsyncLab.plot_share)
+    plot_tokens = blocking(AsyncLab.plot_tokens)
+    plot_compare = blocking(AsyncLab.plot_compare)
+    report = blocking(AsyncLab.report)
+    replay = blocking(AsyncLab.replay)
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -148,7 +161,13 @@ class Lab:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         if self.closed:
             return {"text/plain": repr(self)}
-        return self.status()._repr_mimebundle_()
+        report = self.status()
+        if not in_kernel():
+            return report._repr_mimebundle_()
+        from uia_lab.notebook.widgets.dashboard import Dashboard
+
+        bundle: dict[str, Any] = Dashboard(self, self._async.service, report)._repr_mimebundle_()
+        return bundle
 
     def _ask(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""

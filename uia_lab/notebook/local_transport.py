@@ -8,15 +8,17 @@ import msgspec
 import numpy as np
 
 from uia_lab.domain.descriptions import BackendDescription
-from uia_lab.domain.errors import BadRequest, InferenceError
+from uia_lab.domain.errors import BadRequest, InferenceError, StoreError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.domain.tasks import TEXT_EMBEDDING
+from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
 from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.routing.strategies import known_strategies
 from uia_lab.worker import ServedFunction
 
 if TYPE_CHECKING:
     from uia_lab.inference_backend_manager import BackendManager
+    from uia_lab.store.request_log import RequestLog
     from uia_lab.unified_inference_service import UnifiedInferenceService
 
 
@@ -163,6 +165,74 @@ class InProcessTransport:
         """Takes a backend out."""
         if not await (await self.service()).backends.remove(backend_id):
             raise BadRequest(f"there is no backend {backend_id!r}", param="id")
+
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """A backend with what went wrong there lately."""
+        manager = await self.manager()
+        troubles = manager.troubles(backend_id)
+        found = manager.get_backend(backend_id)
+        assert found is not None
+        return found.to_dict() | troubles
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour."""
+        return (await self.service()).history.read(after, limit)
+
+    async def strategies(self) -> dict[str, Any]:
+        """How backends are chosen, and how they might be."""
+        return {"strategy": (await self.manager()).strategy_name, "known": known_strategies()}
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen, until this process ends."""
+        manager = await self.manager()
+        manager.set_strategy(name)
+        return {"strategy": manager.strategy_name}
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A decision that nothing comes of."""
+        return (await self.manager()).explain(**{"task": TEXT_GENERATION, **fields}).to_dict()
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """One request."""
+        from uia_lab.seen_requests import one_request
+
+        found = await one_request(await self.manager(), await self._log(), request_id)
+        if found is None:
+            raise BadRequest("no such request is known", param="id")
+        return found
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last requests of this process."""
+        from uia_lab.seen_requests import list_requests
+
+        log = await self._log()
+        return {"requests": await list_requests(await self.manager(), log, limit=limit, **filters)}
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Past requests under another strategy."""
+        return await (await self.service()).replay.run(await self._log(), **fields)
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The aliases of this process."""
+        return [
+            {"name": name, "targets": list(targets)}
+            for name, targets in (await self.manager()).aliases.items()
+        ]
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias until this process ends."""
+        await (await self.service()).kept.set_alias(name, targets)
+        return {"name": name, "targets": list((await self.manager()).aliases[name])}
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+        await (await self.service()).kept.delete_alias(name)
+
+    async def _log(self) -> "RequestLog":
+        log = (await self.service()).request_log
+        if log is None:
+            raise StoreError("the request log of this process is not open")
+        return log
 
     async def aclose(self) -> None:
         """Stops the service."""

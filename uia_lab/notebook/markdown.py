@@ -4,13 +4,15 @@ HTML in the text stays text, pictures become links (loading one tells its server
 where :mod:`markdown_it` lets them and to the schemes of the web and of mail.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from html import escape
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from markdown_it.tree import SyntaxTreeNode
 
 Node: TypeAlias = "str | list[Any]"
@@ -19,6 +21,8 @@ Node: TypeAlias = "str | list[Any]"
 SCHEMES = ("http", "https", "mailto")
 MAX_CHARACTERS = 200_000
 """A longer text is shown as it is: parsing it again and again would cost more than it gives."""
+_UNSAFE = frozenset({"html_block", "html_inline", "image"})
+_CODE = re.compile(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)")
 _WRAPPERS = frozenset({"root", "inline"})
 _STYLES = {
     "pre": "padding:8px 10px;overflow-x:auto;border:1px solid var(--jp-border-color2,#d8dce2)",
@@ -52,6 +56,50 @@ def markdown_tree(text: str) -> list[Node]:
 def markdown_html(text: str) -> str:
     """The text as HTML without anything that runs or loads."""
     return "".join(_written(node) for node in markdown_tree(text))
+
+
+def markdown_source(text: str) -> str:
+    """The text as Markdown that is safe to render elsewhere: no HTML, and no picture that would be loaded.
+
+    Notebooks render the Markdown of a cell with HTML and pictures, and those are a model's here.
+    """
+    fenced = {
+        line
+        for token in _parser().parse(text)
+        if token.type in ("fence", "code_block") and token.map is not None
+        for line in range(*token.map)
+    }
+    lines = [line if number in fenced else _plain(line) for number, line in enumerate(text.split("\n"))]
+    written = "\n".join(lines)
+    if any(token.type in _UNSAFE for token in _flat(_eager().parse(written))):
+        # What looks like code here and is none there: shown as it is, in a fence that it cannot end.
+        fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=2))
+        return f"{fence}\n{text}\n{fence}"
+    return written
+
+
+def _plain(line: str) -> str:
+    """A line whose HTML and pictures are text; code in it stays as it is."""
+    made, last = list[str](), 0
+    for code in _CODE.finditer(line):
+        made += [_quoted(line[last : code.start()]), code.group()]
+        last = code.end()
+    return "".join(made) + _quoted(line[last:])
+
+
+def _quoted(text: str) -> str:
+    return text.replace("![", "\\!\\[").replace("<", "&lt;")
+
+
+@cache
+def _eager() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": True}).enable("table")
+
+
+def _flat(tokens: Iterable[Token]) -> Iterator[Token]:
+    for token in tokens:
+        yield token
+        yield from _flat(token.children or ())
 
 
 def _children(node: SyntaxTreeNode) -> list[Node]:

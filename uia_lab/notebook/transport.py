@@ -164,5 +164,59 @@ class Transport(Protocol):
     async def remove_backend(self, backend_id: str) -> None:
         """Takes a backend out, for the next start too."""
 
+    async def backend(self, backend_id: str) -> dict[str, Any]:
+        """The report of a backend, with its last ``errors`` and ``transitions``."""
+
+    async def history(self, after: int = 0, limit: int = 900) -> dict[str, Any]:
+        """The last quarter of an hour, as ``GET /history`` tells it.
+
+        Args:
+            after: Number of the last sample that is known already.
+            limit: How many samples at most, the newest.
+        """
+
+    async def strategies(self) -> dict[str, Any]:
+        """The ``strategy`` in force, and the ``known`` ones."""
+
+    async def set_strategy(self, name: str) -> dict[str, Any]:
+        """Changes how backends are chosen, and gives the ``strategy`` in force."""
+
+    async def explain(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Who would serve a request now, and why not the others.
+
+        Args:
+            fields: As for ``POST /explain``.
+
+        Returns:
+            The decision, as :meth:`uia_lab.routing.decision.Decision.to_dict` gives it.
+        """
+
+    async def request(self, request_id: str) -> dict[str, Any]:
+        """All that is known of a request: decision, attempts, usage."""
+
+    async def requests(self, limit: int = 100, **filters: Any) -> dict[str, Any]:
+        """The last ``requests``, the newest first, as ``GET /requests`` lists them.
+
+        Args:
+            limit: How many at most, up to 1000.
+            **filters: ``since``, ``until`` (seconds since the epoch), ``backend`` and ``outcome``.
+        """
+
+    async def replay(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What another strategy would have made of past requests.
+
+        Args:
+            fields: As for ``POST /replay``.
+        """
+
+    async def aliases(self) -> list[dict[str, Any]]:
+        """The ``name`` and ``targets`` of each alias."""
+
+    async def set_alias(self, name: str, targets: Sequence[str]) -> dict[str, Any]:
+        """Sets an alias, and gives its ``name`` and ``targets``."""
+
+    async def delete_alias(self, name: str) -> None:
+        """Forgets an alias."""
+
     async def aclose(self) -> None:
         """Closes everything; running requests end."""

@@ -1,5 +1,6 @@
 """How a backend is: status, whether it is routable, and why; and what an error says about it."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -21,6 +22,8 @@ from uia_lab.routing.breaker import Breaker
 BUSY_S = 1.0
 PAUSE_MAX_S = 60.0
 MISCONFIGURED_S = 60.0
+TROUBLES = 10
+LONGEST = 500
 _DOWN = (BackendStatus.UNHEALTHY, BackendStatus.OFFLINE, BackendStatus.INITIALIZING)
 
 
@@ -56,6 +59,21 @@ def classify(error: InferenceError | None) -> OutcomeClass:
             return OutcomeClass.NONE
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A request ended with an error that is the backend's.
+
+    Args:
+        code: The error's code.
+        message: Its text.
+        at: Time on the router's clock, seconds.
+    """
+
+    code: str
+    message: str
+    at: float
+
+
 @dataclass(slots=True)
 class Health:
     """Status of one backend and when it may serve again.
@@ -66,6 +84,7 @@ class Health:
         breaker: Its breaker.
         paused_until: Time before which it asked, or needs, to be left alone.
         last_check: Time of the last probe, or None.
+        troubles: The latest errors, oldest first.
     """
 
     status: BackendStatus = BackendStatus.UNKNOWN
@@ -73,6 +92,7 @@ class Health:
     breaker: Breaker = field(default_factory=Breaker)
     paused_until: float = 0.0
     last_check: float | None = None
+    troubles: deque[Trouble] = field(default_factory=lambda: deque(maxlen=TROUBLES))
     _down: bool = False
 
     @property
@@ -125,6 +145,7 @@ class Health:
 
     def failed(self, error: InferenceError, now: float, began: float, jitter: float) -> None:
         """A request ended with a fault that began at ``began``."""
+        self._note(error, now)
         self.breaker.failure(now, began, jitter)
         count = self.breaker.consecutive
         if self.breaker.is_open and self.breaker.by_rate:
@@ -137,12 +158,14 @@ class Health:
 
     def busy(self, error: InferenceError, now: float) -> None:
         """It asked to be left alone for a while; that is no fault."""
+        self._note(error, now)
         wait = min(BUSY_S if error.retry_after is None else max(0.0, error.retry_after), PAUSE_MAX_S)
         self.paused_until = max(self.paused_until, now + wait)
         self.reason = f"asked to be left alone for {wait:.1f} s: {error.message}"
 
     def misconfigured(self, error: InferenceError, now: float) -> None:
         """It refuses our credentials: nothing is sent for a while, so that no account gets locked."""
+        self._note(error, now)
         self.status = BackendStatus.UNHEALTHY
         self.paused_until = now + MISCONFIGURED_S
         self.reason = f"refuses our credentials: {error.message}"
@@ -156,3 +179,6 @@ class Health:
             self.paused_until = 0.0
             if self.status is BackendStatus.UNHEALTHY and not self._down and not self.breaker.is_open:
                 self.status = BackendStatus.DEGRADED
+
+    def _note(self, error: InferenceError, now: float) -> None:
+        self.troubles.append(Trouble(error.code, error.message[:LONGEST], now))

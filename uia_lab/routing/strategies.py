@@ -273,13 +273,22 @@ def _installed() -> dict[str, Callable[[], Strategy]]:
     return {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
 
 
+def _known() -> dict[str, Callable[[], Strategy]]:
+    return {**_installed(), **BUILT_IN}
+
+
+def known_strategies() -> list[str]:
+    """Names of the strategies there are, in order."""
+    return sorted(_known())
+
+
 def make_strategy(name: str) -> Strategy:
     """A fresh strategy of that name.
 
     Raises:
         BadRequest: Unknown; the message lists the known ones.
     """
-    known = {**_installed(), **BUILT_IN}
+    known = _known()
     if name not in known:
         raise BadRequest(f"unknown strategy {name!r}.{suggestion(str(name), known)}", param="strategy")
     return known[name]()

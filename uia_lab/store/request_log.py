@@ -93,6 +93,7 @@ class RequestLog:
         outcome: str | None = None,
         principal: str | None = None,
         limit: int = 100,
+        until: float | None = None,
     ) -> list[RequestRecord]:
         """Records that match all that is given, those that began last first.
 
@@ -102,11 +103,17 @@ class RequestLog:
             outcome: Only ``ok``, ``failed``, ``cancelled`` or ``rejected``.
             principal: Only what this principal asked.
             limit: How many at most.
+            until: Only what began then or before, in seconds since the epoch.
 
         Raises:
             StoreError: The file cannot be read.
         """
-        asked = {"began_at >= ?": since, "backend_id = ?": backend, "outcome = ?": outcome}
+        asked = {
+            "began_at >= ?": since,
+            "began_at <= ?": until,
+            "backend_id = ?": backend,
+            "outcome = ?": outcome,
+        }
         return await self._select(asked | {"principal = ?": principal}, limit)
 
     async def get(self, request_id: str, principal: str | None = None) -> RequestRecord | None:

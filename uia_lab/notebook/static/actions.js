@@ -20,7 +20,7 @@ async function copyText(text) {
 }
 
 /** A button with a word and what it does. */
-function makeButton(word, attributes, act) {
+function actButton(word, attributes, act) {
   const button = make("button", { type: "button", class: "uia-act", ...attributes }, word);
   button.addEventListener("click", act);
   return button;
@@ -28,7 +28,7 @@ function makeButton(word, attributes, act) {
 
 /** A button that copies and says so; it keeps its width while it does. */
 function copyButton(word, attributes, text) {
-  const button = makeButton(word, { "aria-live": "polite", ...attributes }, async () => {
+  const button = actButton(word, { "aria-live": "polite", ...attributes }, async () => {
     const done = await copyText(text());
     button.style.minWidth = `${button.offsetWidth}px`;
     write(button, done ? "Copied" : "Not copied");
@@ -122,7 +122,7 @@ function writeMarkdown(element, blocks) {
   while (element.childNodes.length > blocks.length) element.lastChild.remove();
 }
 
-for (const [name, like] of [["loaded", "healthy"], ["loading", "initializing"], ["unloaded", "offline"], ["loadable", "offline"], ["not loadable", "failed"]]) {
+for (const [name, like] of [["ready", "offline"], ["loaded", "healthy"], ["loading", "initializing"], ["unloaded", "offline"], ["loadable", "offline"], ["not loadable", "failed"]]) {
   ICONS[name] = ICONS[like];
 }
 

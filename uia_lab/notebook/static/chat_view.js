@@ -3,7 +3,7 @@
 const NAMES = { user: "You", assistant: "Assistant" };
 const NUMBERS = [
   ["temperature", "Temperature", { min: 0, max: 2, step: 0.1 }],
-  ["max_tokens", "Most tokens", { min: 1, step: 1 }],
+  ["max_tokens", "Max tokens", { min: 1, step: 1 }],
   ["top_p", "Top p", { min: 0, max: 1, step: 0.05 }],
   ["seed", "Seed", { step: 1 }],
 ];
@@ -16,7 +16,7 @@ function render({ model, el }) {
 
   const modelPick = make("select", { class: "uia-input uia-chat-pick", "data-testid": "uia-chat-model" });
   const backendPick = make("select", { class: "uia-input uia-chat-pick", "data-testid": "uia-chat-backend" });
-  const more = makeButton("Settings", { "aria-expanded": "false", "data-testid": "uia-chat-settings" }, () => {
+  const more = actButton("Settings", { "aria-expanded": "false", "data-testid": "uia-chat-settings" }, () => {
     panel.hidden = !panel.hidden;
     more.setAttribute("aria-expanded", String(!panel.hidden));
   });
@@ -58,19 +58,19 @@ function render({ model, el }) {
   const input = make("textarea", { class: "uia-input uia-chat-input", rows: "2", placeholder: "Say something", "aria-label": "Your message; Enter sends, Shift and Enter begins a line", "data-testid": "uia-chat-input" });
   const send = make("button", { type: "submit", class: "uia-act uia-main", "data-testid": "uia-chat-send" }, "Send");
   const stop = make("button", { type: "button", class: "uia-stop", hidden: "", "data-testid": "uia-chat-stop" }, "Stop");
-  const cancel = makeButton("Cancel", { hidden: "", "data-testid": "uia-chat-cancel" }, () => edit(null));
+  const cancel = actButton("Cancel", { hidden: "", "data-testid": "uia-chat-cancel" }, () => edit(null));
   const form = make("form", { class: "uia-chat-form" });
   form.append(input, make("div", { class: "uia-chat-sends" }, send, stop, cancel));
 
-  const regenerate = makeButton("Regenerate", { "data-testid": "uia-chat-regenerate" }, () => model.send({ type: "regenerate" }));
-  const change = makeButton("Edit last", { "data-testid": "uia-chat-edit" }, () => {
+  const regenerate = actButton("Regenerate", { "data-testid": "uia-chat-regenerate" }, () => model.send({ type: "regenerate" }));
+  const change = actButton("Edit last", { "data-testid": "uia-chat-edit" }, () => {
     const said = model.get("turns").findLast((turn) => turn.role === "user");
     if (said) edit(said.text);
   });
   const copy = copyButton("Copy last", { "data-testid": "uia-chat-copy" }, () => model.get("turns").findLast((turn) => turn.role === "assistant")?.text ?? "");
-  const clear = makeButton("Clear", { "data-testid": "uia-chat-clear" }, () => model.send({ type: "clear" }));
-  const toCode = makeButton("To a code cell", { "data-testid": "uia-chat-to-code" }, () => ask("code"));
-  const toMarkdown = makeButton("To a Markdown cell", { "data-testid": "uia-chat-to-markdown" }, () => ask("markdown"));
+  const clear = actButton("Clear", { "data-testid": "uia-chat-clear" }, () => model.send({ type: "clear" }));
+  const toCode = actButton("To a code cell", { "data-testid": "uia-chat-to-code" }, () => ask("code"));
+  const toMarkdown = actButton("To a Markdown cell", { "data-testid": "uia-chat-to-markdown" }, () => ask("markdown"));
   const exported = make("span", { class: "uia-key", role: "status", "data-testid": "uia-chat-exported" });
   const foot = make("div", { class: "uia-chat-foot" });
   foot.append(regenerate, change, copy, make("span", { class: "uia-chat-gap" }), exported, toMarkdown, toCode, clear);

@@ -37,11 +37,12 @@ function render({ model, el }) {
       end([index]);
       model.send({ type: "stop", index });
     });
-    return { pill, stop, text, error, figures, column };
+    return { pill, stop, text, body, error, figures, column };
   });
 
   function figure(cell, value) {
-    cell.replaceChildren(...(value ? [value[0], make("span", { class: "uia-unit" }, value[1] ?? "")] : ["–"]));
+    const unit = value?.[1] ? [make("span", { class: "uia-unit" }, value[1])] : [];
+    cell.replaceChildren(value?.[0] ?? "–", ...unit);
   }
 
   function draw() {
@@ -54,6 +55,7 @@ function render({ model, el }) {
       column.stop.hidden = OVER.has(one.state);
       writeText(column.text, one.text);
       column.error.hidden = !one.error;
+      column.body.hidden = Boolean(one.error) && !one.text;
       write(column.error, one.error);
       figure(column.figures.get("backend"), one.backend ? [one.backend] : null);
       figure(column.figures.get("first token"), one.first_token_s === null ? null : duration(one.first_token_s * 1000));

@@ -108,7 +108,7 @@ function render({ model, el }) {
 function makeTools(model) {
   const choices = make("div", { class: "uia-choices", hidden: "", "data-testid": "uia-generation-places" });
   const notice = make("span", { class: "uia-key", role: "status" });
-  const elsewhere = makeButton(
+  const elsewhere = actButton(
     "Ask elsewhere",
     { "aria-expanded": "false", "data-testid": "uia-generation-elsewhere", title: "The same question to another backend" },
     () => {
@@ -119,7 +119,7 @@ function makeTools(model) {
   );
 
   function choice(word, backend, status, attributes) {
-    const button = makeButton(word, { ...attributes, "data-testid": "uia-generation-place" }, () => {
+    const button = actButton(word, { ...attributes, "data-testid": "uia-generation-place" }, () => {
       for (const each of choices.querySelectorAll("button")) each.disabled = true;
       write(notice, "Asking…");
       model.send({ type: "retry", backend });

@@ -1,13 +1,14 @@
 // Shared by the widgets of a page: one WebSocket to the page's own server, and requests to it. No dependencies
 // and no build step; on a page of your own: import { connectLive } from "./live.js".
 // Each widget is a module of its own, so what is shared is kept on the page and found by this symbol.
-const LIVE = Symbol.for("uia_lab.live.v2");
+const LIVE = Symbol.for("uia_lab.live.v3");
 
 const PING_MS = 20_000;
 const SILENT_MS = 45_000;
 const HIDDEN_MS = 5_000;
 const LINGER_MS = 5_000;
 const LONGEST_MS = 30_000;
+const ANSWER_MS = 15_000;
 
 /** Address of the page's Jupyter server; null outside Jupyter's own pages. */
 function pageServer() {
@@ -21,13 +22,17 @@ function pageServer() {
   }
 }
 
-/** A request to the page's server with the proof that it comes from the page. */
-function askServer(method, path) {
+/** A request to the page's server with the proof that it comes from the page; a body goes as JSON. */
+function askServer(method, path, body) {
   const cookie = document.cookie.match(/(?:^|; )_xsrf=([^;]*)/);
   return fetch(new URL(path, pageServer()), {
     method,
     credentials: "same-origin",
-    headers: cookie ? { "X-XSRFToken": decodeURIComponent(cookie[1]) } : {},
+    headers: {
+      ...(cookie ? { "X-XSRFToken": decodeURIComponent(cookie[1]) } : {}),
+      ...(body === undefined ? {} : { "Content-Type": "application/json" }),
+    },
+    body: body === undefined ? undefined : JSON.stringify(body),
   });
 }
 
@@ -46,21 +51,23 @@ function liveOfPage() {
  * - `infer(request, onChunk)` asks for an answer: `request` has the fields of an `inference` message, `onChunk`
  *   gets each `inference_chunk`. Returns a promise of the last message, with a method `cancel()`. A failed,
  *   cancelled or cut off request rejects with an Error that has `code`.
- * - `ask(type)` sends "status" or "ping" and promises the answer.
+ * - `ask(type, fields)` sends "status", "history" or "ping" and promises the answer; one that does not come within
+ *   15 s rejects with the code "no_answer".
  * - `subscribe(callback)` calls back with every change of `seen`, and once now: `state` is "connecting", "live",
- *   "reconnecting" or "unavailable" (it has never answered), `instance` the server's id, `report` its status.
+ *   "reconnecting" or "unavailable" (it has never answered), `instance` the server's id, `instances` those it has
+ *   had since the page was opened (a restarted server has a new one), `report` its status.
  * - `close()` ends it all.
  */
 function connectLive(options = {}) {
   const Socket = options.WebSocket ?? globalThis.WebSocket;
-  const seen = { state: "connecting", instance: null, report: null };
+  const seen = { state: "connecting", instance: null, instances: new Set(), report: null };
   const watchers = new Set();
   // Topic to its listeners and newest state.
   const topics = new Map();
   // Label to an answer under way.
   const answers = new Map();
   // Type of the answer to those who wait for one, in order.
-  const questions = new Map([["status", []], ["pong", []]]);
+  const questions = new Map([["status", []], ["history", []], ["pong", []]]);
   let socket = null;
   let greeted = false;
   let failures = 0;
@@ -71,8 +78,8 @@ function connectLive(options = {}) {
   let beat = 0;
   let labels = 0;
 
-  const wanted = () => watchers.size + topics.size + answers.size + questions.get("status").length +
-    questions.get("pong").length > 0;
+  const asked = () => [...questions.values()].some((waiting) => waiting.some((each) => !each.over));
+  const wanted = () => watchers.size + topics.size + answers.size > 0 || asked();
   const hidden = () => globalThis.document?.hidden ?? false;
 
   function address() {
@@ -133,7 +140,8 @@ function connectLive(options = {}) {
         greeted = true;
         if (topics.size) send({ type: "subscribe", topics: [...topics.keys()] });
         for (const [label, answer] of answers) send({ ...answer.request, type: "inference", request_id: label });
-        for (const [type, waiting] of questions) for (const each of waiting) send(each.message);
+        for (const waiting of questions.values()) for (const each of waiting) send(each.message);
+        seen.instances.add(message.instance_id);
         tell({ state: "live", instance: message.instance_id });
         break;
       case "update": {
@@ -144,6 +152,7 @@ function connectLive(options = {}) {
         break;
       }
       case "status":
+      case "history":
       case "pong":
         questions.get(message.type).shift()?.resolve(message);
         break;
@@ -170,6 +179,8 @@ function connectLive(options = {}) {
   function lost() {
     socket = null;
     clearInterval(beat);
+    // Nothing answers any more what was asked in vain: the places in the line that were kept for it go.
+    for (const [type, waiting] of questions) questions.set(type, waiting.filter((each) => !each.over));
     // An answer cannot go on over another connection; who asks again may be charged twice, so nobody is asked.
     for (const answer of greeted ? [...answers.values()] : []) {
       answer.reject(failure("the connection to the server was lost", "connection_lost"));
@@ -187,6 +198,7 @@ function connectLive(options = {}) {
     clearTimeout(retry);
     clearTimeout(resting);
     clearInterval(beat);
+    for (const [type, waiting] of questions) questions.set(type, waiting.filter((each) => !each.over));
     const mine = socket;
     socket = null;
     greeted = false;
@@ -202,7 +214,11 @@ function connectLive(options = {}) {
   globalThis.document?.addEventListener("visibilitychange", () => {
     clearTimeout(hiding);
     if (!hidden()) open();
-    else hiding = setTimeout(() => answers.size || drop(), HIDDEN_MS);
+    else {
+      hiding = setTimeout(() => {
+        if (!answers.size) drop();
+      }, HIDDEN_MS);
+    }
   });
 
   const live = {
@@ -250,17 +266,21 @@ function connectLive(options = {}) {
     },
 
     ask(type, fields = {}) {
-      const waiting = questions.get(type === "ping" ? "pong" : type);
-      if (!waiting) return Promise.reject(failure(`${type} is no question`, "bad_request"));
+      const name = type === "ping" ? "pong" : type;
+      if (!questions.has(name)) return Promise.reject(failure(`${type} is no question`, "bad_request"));
       const message = { ...fields, type };
-      const promise = new Promise((resolve) => {
-        waiting.push({
-          message,
-          resolve(value) {
-            resolve(value);
-            rest();
-          },
-        });
+      const promise = new Promise((resolve, reject) => {
+        // Answers come in the order of the questions, so one that was given up keeps its place in the line.
+        const ended = (settle) => (value) => {
+          clearTimeout(deadline);
+          question.over = true;
+          settle(value);
+          rest();
+        };
+        const question = { message, over: false, resolve: ended(resolve), reject: ended(reject) };
+        const late = () => reject(failure(`no answer to ${type} within ${ANSWER_MS / 1000} s`, "no_answer"));
+        const deadline = setTimeout(ended(late), ANSWER_MS);
+        questions.get(name).push(question);
       });
       send(message);
       open();
@@ -284,73 +304,13 @@ function connectLive(options = {}) {
       }
       watchers.clear();
       topics.clear();
-      for (const waiting of questions.values()) waiting.length = 0;
+      for (const waiting of questions.values()) {
+        for (const each of waiting.splice(0)) each.reject(failure("the connection was closed here", "connection_lost"));
+      }
       drop();
     },
   };
   return live;
-}
-
-/** An element with attributes and children; text is never parsed as HTML. */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-
-/** Writes only what changed, so that a selection or a screen reader is not disturbed. */
-function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-// Shape as well as colour tells the states apart.
-const ICONS = {
-  healthy: '<circle cx="6" cy="6" r="4.5" fill="currentColor"/>',
-  degraded:
-    '<circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.5"/><path d="M6 2a4 4 0 0 1 0 8z" fill="currentColor"/>',
-  unhealthy: '<path d="M6 1.2 11.2 10.6H.8z" fill="currentColor"/>',
-  offline: '<circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.5"/>',
-  initializing:
-    '<circle cx="6" cy="6" r="4" fill="none" stroke="currentColor" stroke-width="1.5" stroke-dasharray="3 2"/>',
-  unknown: '<path d="M2.5 6h7" stroke="currentColor" stroke-width="2"/>',
-  done: '<path d="m2 6.5 2.8 2.8L10 3.4" fill="none" stroke="currentColor" stroke-width="1.8"/>',
-  stopped: '<rect x="2.5" y="2.5" width="7" height="7" rx="1" fill="currentColor"/>',
-  failed: '<path d="m2.5 2.5 7 7m0-7-7 7" stroke="currentColor" stroke-width="1.8"/>',
-};
-ICONS.waiting = ICONS.initializing;
-ICONS.streaming = ICONS.healthy;
-ICONS.live = ICONS.healthy;
-ICONS.connecting = ICONS.initializing;
-ICONS.reconnecting = ICONS.initializing;
-ICONS["from kernel"] = ICONS.degraded;
-
-/** A pill: icon and word. `setPill` changes it in place. */
-function makePill(attributes = {}) {
-  const pill = make("span", { class: "uia-pill", ...attributes });
-  pill.append(make("span", { class: "uia-icon", "aria-hidden": "true" }), make("span"));
-  return pill;
-}
-
-function setPill(pill, name) {
-  if (pill.dataset.state === name) return;
-  pill.dataset.state = name;
-  pill.firstChild.innerHTML = `<svg viewBox="0 0 12 12" width="10" height="10">${ICONS[name] ?? ICONS.unknown}</svg>`;
-  pill.lastChild.textContent = name;
-}
-
-/** A rate with as many digits as tell something. */
-function rate(value) {
-  return value === null || value === undefined ? null : value.toFixed(value < 10 ? 1 : 0);
-}
-
-/** A duration as number and unit. */
-function duration(ms) {
-  if (ms === null || ms === undefined) return null;
-  if (ms < 10) return [ms.toFixed(1), "ms"];
-  return ms < 1000 ? [ms.toFixed(0), "ms"] : [(ms / 1000).toFixed(2), "s"];
 }
 
 export { connectLive, liveOfPage };

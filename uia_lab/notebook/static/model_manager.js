@@ -14,9 +14,8 @@ function render({ model, el }) {
     ["Size", "uia-num uia-roomy"],
     ["Memory", "uia-num"],
     ["Device", "uia-roomy"],
-    ["Unload when idle", "uia-wide"],
-    [""],
-  ].map(([word, kind]) => make("th", { scope: "col", class: kind }, word || make("span", { class: "uia-hidden" }, "Action")));
+    ["Unload when idle", "uia-models-action"],
+  ].map(([word, kind]) => make("th", { scope: "col", class: kind }, word));
   const body = make("tbody");
   const table = make("table", { class: "uia-table" });
   table.append(
@@ -65,7 +64,7 @@ function render({ model, el }) {
     const memory = make("td", { class: "uia-num" });
     const device = make("td", { class: "uia-roomy" });
     const keep = makeSelect(`Idle time of ${id}`, KEEP, { "data-testid": "uia-models-keep" });
-    const act = makeButton("Load", { "data-testid": "uia-models-act" }, () => {
+    const act = actButton("Load", { "data-testid": "uia-models-act" }, () => {
       act.disabled = true;
       if (row.state === "loaded") model.send({ type: "unload", model_id: id });
       else load(id, row.device?.value, keep.value);
@@ -77,8 +76,7 @@ function render({ model, el }) {
       size,
       memory,
       device,
-      make("td", { class: "uia-wide" }, keep),
-      make("td", { class: "uia-models-action" }, act),
+      make("td", { class: "uia-models-action" }, keep, " ", act),
     );
     const progress = makeProgress(`Loading ${id}`);
     const error = make("p", { class: "uia-error", role: "alert", "data-testid": "uia-models-error" });

@@ -4,19 +4,34 @@ from functools import cache
 from pathlib import Path
 
 _STATIC = Path(__file__).parent.parent / "static"
+SHARED = ("live.js", "elements.js", "service.js", "actions.js")
+"""What every widget's module begins with."""
+STYLES = ("uia.css", "live.css", "cells.css")
 
 
 @cache
-def esm(*names: str) -> str:
-    """The module of a widget: the shared live connection, then the widget's own files.
+def text(name: str) -> str:
+    """A file of ours."""
+    return (_STATIC / name).read_text("utf-8")
 
-    anywidget takes one module a widget and cannot resolve imports between our files, so they are joined.
-    ``live.js`` keeps its state on the page and not in the module: widgets still share one socket.
+
+@cache
+def shared() -> str:
+    """What the modules of all widgets have in common.
+
+    A widget has one module, which cannot import our other files, so they are joined. ``live.js`` keeps its
+    state on the page and not in the module: widgets still share one socket.
     """
-    return "\n".join((_STATIC / part).read_text("utf-8") for part in ("live.js", *names))
+    return "\n".join(text(part) for part in SHARED)
+
+
+@cache
+def esm(name: str) -> str:
+    """The whole module of a widget: what is shared, then its own file."""
+    return f"{shared()}\n{text(name)}"
 
 
 @cache
 def css() -> str:
     """The style sheet all widgets share."""
-    return (_STATIC / "uia.css").read_text("utf-8")
+    return "\n".join(text(part) for part in STYLES)

@@ -6,14 +6,13 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import anywidget
 from traitlets import Bool, Dict, List, Unicode
 
 from uia_lab.domain.errors import InferenceError
 from uia_lab.notebook.chat import Chat, ChatTurn, still
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.markdown import markdown_tree
-from uia_lab.notebook.widgets.assets import css, esm
+from uia_lab.notebook.widgets.base import LabWidget
 from uia_lab.notebook.widgets.coalesce import Coalescer
 
 INTERVAL_S = 0.05
@@ -22,7 +21,7 @@ CHARACTERS_PER_S = 200_000
 PARSING_PART = 0.25
 
 
-class ChatView(anywidget.AnyWidget):
+class ChatView(LabWidget):
     """The turns of a conversation, a place to write, and its settings.
 
     What has been said goes to the browser once; the answer that arrives goes there at 20 Hz at most, and less
@@ -33,8 +32,7 @@ class ChatView(anywidget.AnyWidget):
         direct: Whether the browser may be able to reach the service.
     """
 
-    _esm = esm("actions.js", "chat_view.js")
-    _css = css()
+    _module = "chat_view.js"
 
     turns: List[dict[str, Any]] = List().tag(sync=True)
     live = Dict().tag(sync=True)
@@ -152,10 +150,10 @@ class ChatView(anywidget.AnyWidget):
 
     def bundle(self) -> dict[str, Any]:
         """What shows it, without the turns: they have an output of their own."""
-        view = super()._repr_mimebundle_()
-        data = view[0] if isinstance(view, tuple) else view
-        return {**(data or {}), "text/plain": "Chat:", "text/html": ""}
+        bundle: dict[str, Any] = self._repr_mimebundle_()
+        del bundle["text/markdown"]
+        return {**bundle, "text/plain": "Chat:", "text/html": ""}
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        del kwargs
-        return {**self.bundle(), **still(self.chat)}
+    def still(self) -> dict[str, str]:
+        """The forms that a saved notebook keeps."""
+        return still(self.chat)

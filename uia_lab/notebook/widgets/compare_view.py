@@ -4,11 +4,10 @@ import threading
 import uuid
 from typing import Any
 
-import anywidget
 from traitlets import Bool, List, Unicode
 
 from uia_lab.notebook.comparison import Comparison
-from uia_lab.notebook.widgets.assets import css, esm
+from uia_lab.notebook.widgets.base import LabWidget
 from uia_lab.notebook.widgets.coalesce import Coalescer
 
 INTERVAL_S = 0.05
@@ -16,7 +15,7 @@ INTERVAL_S = 0.05
 CHARACTERS_PER_S = 200_000
 
 
-class CompareView(anywidget.AnyWidget):
+class CompareView(LabWidget):
     """Text and figures of several answers, each with a Stop button; afterwards a still form takes its place.
 
     Args:
@@ -24,8 +23,7 @@ class CompareView(anywidget.AnyWidget):
         direct: Whether the browser may be able to reach the service.
     """
 
-    _esm = esm("actions.js", "compare_view.js")
-    _css = css()
+    _module = "compare_view.js"
 
     prompt = Unicode("").tag(sync=True)
     columns: List[dict[str, Any]] = List().tag(sync=True)
@@ -83,12 +81,8 @@ class CompareView(anywidget.AnyWidget):
     def _told(self, _widget: Any, content: Any, _buffers: Any) -> None:
         # May run in a kernel subshell's thread; Generation.stop is safe there.
         match content:
-            case {"type": "stop", "index": int() as index} if 0 <= index < len(self.comparison):
-                self.comparison[index].stop()
+            case {"type": "stop", "index": index}:
+                if index in range(len(self.comparison)):
+                    self.comparison[index].stop()
             case {"type": "stop"}:
                 self.comparison.stop()
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        view = super()._repr_mimebundle_(**kwargs)
-        data = view[0] if isinstance(view, tuple) else view
-        return {**(data or {}), **self.still()}

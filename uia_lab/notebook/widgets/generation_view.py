@@ -5,13 +5,12 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
-import anywidget
 from traitlets import Bool, Float, List, Unicode
 
 from uia_lab.domain.errors import InferenceError
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.presenters import Places
-from uia_lab.notebook.widgets.assets import css, esm
+from uia_lab.notebook.widgets.base import LabWidget
 from uia_lab.notebook.widgets.coalesce import Coalescer
 
 # The server drops a kernel's messages above 1000 a second, the last one included; eyes need far fewer.
@@ -20,7 +19,7 @@ INTERVAL_S = 0.05
 CHARACTERS_PER_S = 200_000
 
 
-class GenerationView(anywidget.AnyWidget):
+class GenerationView(LabWidget):
     """Text, state and figures of one generation, with a Stop button.
 
     Stop goes from the browser to the server when the browser can reach it, so that it works while the
@@ -36,8 +35,7 @@ class GenerationView(anywidget.AnyWidget):
         places: Finds out which backends may be asked the same.
     """
 
-    _esm = esm("actions.js", "generation_view.js")
-    _css = css()
+    _module = "generation_view.js"
 
     state = Unicode("waiting").tag(sync=True)
     text = Unicode("").tag(sync=True)
@@ -110,8 +108,3 @@ class GenerationView(anywidget.AnyWidget):
     def _offer(self, places: list[dict[str, str]]) -> None:
         with self._pushing:
             self.places = places
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        view = super()._repr_mimebundle_(**kwargs)
-        data = view[0] if isinstance(view, tuple) else view
-        return {**(data or {}), **self.still()}

@@ -3,24 +3,22 @@
 from html import escape
 from typing import Any
 
-import anywidget
 from traitlets import Dict, Unicode
 
-from uia_lab.notebook.widgets.assets import css, esm
+from uia_lab.notebook.widgets.base import LabWidget
 from uia_lab.notebook.widgets.coalesce import Coalescer
 
 INTERVAL_S = 0.05
 
 
-class LoadBar(anywidget.AnyWidget):
+class LoadBar(LabWidget):
     """How far the load of a model is.
 
     Args:
         model_id: The model.
     """
 
-    _esm = esm("actions.js", "load_bar.js")
-    _css = css()
+    _module = "load_bar.js"
 
     model_id_shown = Unicode("").tag(sync=True)
     step = Dict().tag(sync=True)
@@ -46,8 +44,3 @@ class LoadBar(anywidget.AnyWidget):
 
     def _push(self) -> None:
         self.step = self._newest
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        view = super()._repr_mimebundle_(**kwargs)
-        data = view[0] if isinstance(view, tuple) else view
-        return {**(data or {}), **self.still()}

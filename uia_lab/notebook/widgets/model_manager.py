@@ -4,18 +4,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import anywidget
 from traitlets import Dict, List, Unicode
 
 from uia_lab.domain.errors import InferenceError
 from uia_lab.notebook.transport import NotConnected, Transport
-from uia_lab.notebook.widgets.assets import css, esm
+from uia_lab.notebook.widgets.base import LabWidget
 from uia_lab.notebook.widgets.coalesce import Coalescer
 
 INTERVAL_S = 0.05
 
 
-class ModelManager(anywidget.AnyWidget):
+class ModelManager(LabWidget):
     """A table of models with state, task, size, memory and device; each can be loaded or unloaded.
 
     The browser asks for fresh rows while it shows them; what it asks for runs on the Lab's loop, so a load
@@ -27,8 +26,7 @@ class ModelManager(anywidget.AnyWidget):
         rows: The models to begin with, as ``GET /models`` lists them.
     """
 
-    _esm = esm("actions.js", "model_manager.js")
-    _css = css()
+    _module = "model_manager.js"
 
     rows: List[dict[str, Any]] = List().tag(sync=True)
     loads = Dict().tag(sync=True)
@@ -126,8 +124,3 @@ class ModelManager(anywidget.AnyWidget):
         from uia_lab.notebook.models import still
 
         return still(self.rows)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        view = super()._repr_mimebundle_(**kwargs)
-        data = view[0] if isinstance(view, tuple) else view
-        return {**(data or {}), **self.still()}

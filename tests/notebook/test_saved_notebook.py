@@ -1,0 +1,98 @@
+"""A notebook with every live widget, executed and saved: small, and readable where no widget runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from uia_lab.notebook.widgets.assets import css, shared
+
+pytestmark = pytest.mark.timeout(180)
+
+LARGEST = 300_000
+SERVE = """
+import uia_lab
+lab = uia_lab.connect()
+@lab.serve(model="shout")
+def shout(inputs):
+    yield "LOUD"
+lab.generate("x", "shout").text
+"""
+CELLS = (
+    SERVE,
+    "lab",
+    "lab.status()",
+    "lab.balance()",
+    "lab.explain(model='shout')",
+    "lab.explain(model='shout')",
+)
+
+
+def convert(folder, *options):
+    environment = {
+        **os.environ,
+        "UIA_STORE_PATH": str(folder / "uia.sqlite3"),
+        "IPYTHONDIR": str(folder / "ipython"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
+    subprocess.run(
+        [sys.executable, "-m", "nbconvert", *options],
+        cwd=folder,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=150,
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    (folder / "book.ipynb").write_text(nbformat.writes(book))
+    convert(folder, "--to=notebook", "--execute", "--inplace", "book.ipynb")
+    return folder
+
+
+def test_it_is_small_and_has_the_code_once(saved):
+    raw = (saved / "book.ipynb").read_text()
+    assert len(raw) < LARGEST
+    (state,) = json.loads(raw)["metadata"]["widgets"].values()
+    texts = [it["state"].get("text", "") for it in state["state"].values()]
+    assert texts.count(shared()) == texts.count(css()) == 1
+    views = [it["state"] for it in state["state"].values() if "_esm" in it["state"]]
+    assert len(views) >= 6
+    assert all(len(json.dumps(view)) < 20_000 for view in views if "_sources" in view)
+
+
+def test_its_outputs_read_without_a_widget(saved):
+    convert(saved, "--to=markdown", "book.ipynb")
+    text = (saved / "book.md").read_text()
+    assert "shout serves text-generation" in re.sub(r"shout-\S+", "shout", text)
+    assert text.count("best_performance") >= 4
+    assert "100 %" in text
+    bundles = [
+        output["data"]
+        for cell in json.loads((saved / "book.ipynb").read_text())["cells"][1:]
+        for output in cell["outputs"]
+    ]
+    assert len(bundles) == len(CELLS) - 1
+    assert all("<table>" in "".join(data["text/html"]) for data in bundles)
+
+
+def test_as_jupyterlab_saves_it_the_page_made_of_it_has_tables(saved):
+    """JupyterLab keeps no state of widgets unless it is told to; nbconvert then takes the tables."""
+    book = json.loads((saved / "book.ipynb").read_text())
+    del book["metadata"]["widgets"]
+    (saved / "plain.ipynb").write_text(json.dumps(book))
+    convert(saved, "--to=html", "--template=basic", "plain.ipynb")
+    page = (saved / "plain.html").read_text()
+    assert page.count("<table>") == len(CELLS) - 1
+    assert "widget-view" not in page
