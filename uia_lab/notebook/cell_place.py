@@ -20,7 +20,7 @@ class CellPlace:
     def put(self, bundle: dict[str, Any]) -> None:
         """Shows something else in its place, on behalf of whichever cell runs then.
 
-        A page finds the place by its id. Who executes notebooks without a page listens to the running cell only.
+        A page finds the place by its id; who executes notebooks without a page hears the running cell only.
         """
         from IPython.display import display
 
