@@ -52,6 +52,10 @@ STORM = """async () => {
   return { repaints, seconds, totals: board.querySelector('[data-testid="uia-board-totals"]').textContent,
            flight: board.querySelector('[data-testid="uia-board-row"]').cells[3].textContent };
 }"""
+HIDE = """(hidden) => {
+  Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
 KEEP_LAST = """() => {
   for (const socket of window.uiaSockets) {
     socket.addEventListener('message', (event) => {
@@ -96,7 +100,7 @@ def fleet(server):
         def chat(backend=None):
             body = {"model": "demo", "messages": [{"role": "user", "content": "so it goes"}]}
             if backend:
-                body["uia"] = {"backend_id": backend}
+                body["uia"] = {"backend": backend}
             with contextlib.suppress(urllib.error.HTTPError):
                 return server.ask("POST", "v1/chat/completions", body)
             return None
@@ -356,6 +360,13 @@ def test_a_storm_of_events_ends_right_and_calmly(shown, page):
     assert "7 failed" in told["totals"]
     assert told["flight"] == "5000"
     assert told["repaints"] / told["seconds"] < 15, told
+
+    # Nobody looks: the connection rests. Somebody looks again: it is there again, and says how it is now.
+    page.evaluate(HIDE, True)
+    until(lambda: page.evaluate("window.uiaSockets.every((socket) => socket.readyState > 1)"))
+    page.evaluate(HIDE, False)
+    until(lambda: page.evaluate("window.uiaSockets.some((socket) => socket.readyState === 1)"))
+    until(lambda: "105000 ok" not in by_id(board, "uia-board-totals").inner_text())
 
 
 def test_nothing_moves_while_figures_change(shown, fleet):
