@@ -62,7 +62,8 @@ HUNDRED = """async () => {
     report.backends = report.backends.map((backend) => ({ ...backend,
       status: index % 3 ? 'healthy' : 'initializing', reason: 'so '.repeat(1 + figure(40)),
       metrics: { ...backend.metrics, active_connections: figure(200), current_queue_size: figure(90),
-                 successful_requests: figure(90000), failed_requests: figure(900), tokens_per_second: figure(400) / 3,
+                 successful_requests: figure(90000), failed_requests: figure(900),
+                 tokens_per_second: figure(400) / 3,
                  p50_latency_ms: figure(9000) / 3, time_to_first_token_ms: figure(1200) } }));
     socket.onmessage({ data: JSON.stringify({ ...told, sequence: told.sequence + index, data: report }) });
     await new Promise((next) => setTimeout(next, 90));

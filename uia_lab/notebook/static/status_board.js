@@ -143,7 +143,13 @@ function makeDetails(service, close) {
     if (facts.children.length !== items.length * 2) {
       facts.replaceChildren(...items.flatMap(([name]) => [make("dt", { class: "uia-key" }, name), make("dd")]));
     }
-    items.forEach(([, value], index) => write(facts.children[2 * index + 1], String(value)));
+    items.forEach(([name, value], index) => {
+      const cell = facts.children[2 * index + 1];
+      write(cell, String(value));
+      // It changes while people read what is below it.
+      if (name === "Why") put(cell, "class", "uia-two-lines");
+      put(cell, "title", value);
+    });
   }
 
   probe.addEventListener("click", () =>
