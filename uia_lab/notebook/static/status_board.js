@@ -296,13 +296,13 @@ function render({ model, el }) {
 
   function drawTotals(report) {
     const items = [
+      [report.strategy ?? "", "strategy"],
       [`${report.backends_by_status?.healthy ?? 0} of ${report.total_backends ?? 0}`, "healthy"],
       [report.in_flight ?? 0, "in flight"],
       [report.total_successful ?? 0, "ok"],
       [report.total_failed ?? 0, "failed"],
       [report.total_cancelled ?? 0, "cancelled"],
       [report.total_rejected ?? 0, "rejected"],
-      [report.strategy ?? "", "strategy"],
     ];
     if (!totals.children.length) {
       for (const [, key] of items) {
