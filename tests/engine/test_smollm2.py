@@ -41,7 +41,9 @@ def lone(folder):
     ]
     with torch.inference_mode():
         answers = [
-            model.generate(torch.tensor([row]), do_sample=False, max_new_tokens=TOKENS)[0, len(row) :].tolist()
+            model.generate(torch.tensor([row]), do_sample=False, max_new_tokens=TOKENS)[
+                0, len(row) :
+            ].tolist()
             for row in ids
         ]
     return model, tokenizer, ids, answers

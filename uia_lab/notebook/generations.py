@@ -5,11 +5,11 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 from anyio import CancelScope, move_on_after
+from msgspec.structs import replace
 
 from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, Cancelled

@@ -14,8 +14,9 @@ async function load(code, css) {
   }
 }
 
-async function widgetOf(model, find) {
-  const models = await Promise.all(model.get("_sources").map(find));
+async function widgetOf(model) {
+  const ids = model.get("_sources").map((reference) => reference.slice("anywidget:".length));
+  const models = await Promise.all(ids.map((id) => model.widget_manager.get_model(id)));
   const [css, ...code] = models.map((source) => source.get("text"));
   const whole = code.join("\n");
   const loaded = (globalThis[MODULES] ??= new Map());
@@ -24,21 +25,18 @@ async function widgetOf(model, find) {
 }
 
 export default {
-  // For a widget with a mark, which dresses its still forms. It has no host yet, not every place can find models
-  // without one, and nothing may wait here: a widget that is not ready within two seconds is given up.
-  initialize({ model, signal }) {
-    const manager = model.widget_manager;
-    if (!model.get("mark") || !manager?.get_model) return undefined;
-    let end;
-    widgetOf(model, (reference) => manager.get_model(reference.replace("anywidget:", "")))
-      .then((widget) => {
-        if (!signal.aborted) end = widget.initialize?.({ model });
-      })
-      .catch((error) => console.warn("uia_lab: the buttons of a still form are missing:", error));
-    return () => end?.();
+  // Not waited for: a widget that is not ready within two seconds would lose its messages.
+  initialize(view) {
+    let over = false;
+    const begun = widgetOf(view.model).then((widget) => (over ? null : widget.initialize?.(view)));
+    begun.catch(() => {});
+    return async () => {
+      over = true;
+      await (await begun.catch(() => null))?.();
+    };
   },
+
   async render(view) {
-    const widget = await widgetOf(view.model, (reference) => view.host.getModel(reference));
-    return widget.render(view);
+    return (await widgetOf(view.model)).render(view);
   },
 };
