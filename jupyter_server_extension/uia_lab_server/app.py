@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 from jupyter_server.extension.application import ExtensionApp
 from jupyter_server.serverapp import ServerApp
@@ -98,19 +99,16 @@ class UiaLabServer(ExtensionApp):  # type: ignore[misc]  # jupyter_server has no
 
     def _let_kernels_in(self, serverapp: ServerApp, service: UnifiedInferenceService) -> None:
         url = loopback_url(serverapp)
-        if url is None:
-            self.log.info("uia_lab: on a unix socket kernels find no address; they work in local mode")
-            return
         # A kernel runs its user's code and that user is this server's administrator.
         key = new_key()
         service.keys.add(key, Principal(KERNEL, frozenset({INFER, READ, ADMIN})))
         self._kernels = KernelAccess(serverapp.kernel_manager, url, key)
 
 
-def loopback_url(serverapp: ServerApp) -> str | None:
-    """The address at which processes on this machine reach the doors; None on a unix socket."""
+def loopback_url(serverapp: ServerApp) -> str:
+    """The address at which processes on this machine reach the doors."""
     if serverapp.sock:
-        return None
+        return f"http+unix://{quote(serverapp.sock, safe='')}{serverapp.base_url}uia/"
     host = "127.0.0.1" if serverapp.ip in _EVERYWHERE else serverapp.ip
     scheme = "https" if serverapp.certfile else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{serverapp.port}{serverapp.base_url}uia/"

@@ -91,7 +91,7 @@ class Jupyter:
         return self.url + "uia/"
 
 
-def launch(folder, *options, token=TOKEN):
+def launch(folder, *options, token=TOKEN, extensions=EXTENSIONS, variables=()):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -111,6 +111,7 @@ def launch(folder, *options, token=TOKEN):
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "jupyter_server_extension", folder))),
         **({"JUPYTER_TOKEN": token} if token else {}),
         "JUPYTER_NO_CONFIG": "1",
+        **dict(variables),
         **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
     }
     log = folder / "server.log"
@@ -120,7 +121,7 @@ def launch(folder, *options, token=TOKEN):
                 sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1",
                 f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.base_url=/nb/",
                 f"--ServerApp.root_dir={folder}",
-                f"--ServerApp.jpserver_extensions={EXTENSIONS}",
+                f"--ServerApp.jpserver_extensions={extensions}",
                 "--InferenceServiceConfig.enable_hf_server=False", *options,
             ],
             env=environment, stdout=output, stderr=subprocess.STDOUT,

@@ -85,7 +85,7 @@ async def test_a_service_that_does_not_start_is_logged_only(app, monkeypatch, ca
         ({"ip": "0.0.0.0", "certfile": "c.pem"}, "https://127.0.0.1:8888/nb/uia/"),
         ({"ip": "localhost", "base_url": "/"}, "http://localhost:8888/uia/"),
         ({"ip": "::1"}, "http://[::1]:8888/nb/uia/"),
-        ({"sock": "/run/jupyter.sock"}, None),
+        ({"sock": "/run/jupyter.sock"}, "http+unix://%2Frun%2Fjupyter.sock/nb/uia/"),
     ],
 )
 def test_the_address_for_kernels(monkeypatch, values, url):

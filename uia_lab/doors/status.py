@@ -4,17 +4,19 @@ from typing import ClassVar
 
 from tornado.web import HTTPError
 
+from uia_lab._version import __version__
 from uia_lab.domain.errors import BadRequest
 from uia_lab.doors.base import Door
 from uia_lab.manager.history import KEPT
 
 
 class StatusDoor(Door):
-    """``GET /status``: the status report, and the state of each part of the service."""
+    """``GET /status``: the status report, the state of each part of the service, and its version."""
 
     def get(self) -> None:
         """The report."""
-        self.answer(self.manager.get_backend_status_report() | {"parts": self.service.parts})
+        report = self.manager.get_backend_status_report()
+        self.answer(report | {"parts": self.service.parts, "version": __version__})
 
 
 class HistoryDoor(Door):

@@ -13,6 +13,7 @@ from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.notebook.aliases import Aliases
 from uia_lab.notebook.asking import QUESTION_S, asked, within
 from uia_lab.notebook.backends import Backends
+from uia_lab.notebook.batching import Batching
 from uia_lab.notebook.chat import Chat, Settings, changed
 from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
@@ -29,7 +30,7 @@ EMBED_S = 600.0
 HARDWARE_S = 160.0
 
 
-class AsyncLab(Watching, Traffic):
+class AsyncLab(Watching, Batching, Traffic):
     """Inference by whoever serves, on the event loop that runs when it is made.
 
     ``async with uia_lab.AsyncLab(transport) as lab`` or ``lab = await uia_lab.connect_async()`` opens one. It

@@ -1,9 +1,12 @@
 """Finds who serves this process and keeps the one Lab that magics and cells share."""
 
+import asyncio
+import os
 import threading
 
 from uia_lab.notebook.async_lab import AsyncLab
-from uia_lab.notebook.http_transport import HttpTransport, of_environment
+from uia_lab.notebook.finding import find, told
+from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
 
@@ -14,12 +17,15 @@ _default: Lab | None = None
 def connect(url: str | None = None, token: str | None = None) -> Lab:
     """Opens a Lab, which is from then on this process's default one.
 
-    In order: the address given; the Jupyter server of this kernel (``UIA_LAB_URL`` and ``UIA_LAB_TOKEN``);
-    local mode, which runs the same service in this process. Without arguments, a default Lab that is
-    still open is given back instead of a second one.
+    In order: the address given; ``UIA_LAB_URL`` and ``UIA_LAB_TOKEN``, which a Jupyter server with
+    uia_lab_server gives its kernels; the server that started this kernel, by its file; JupyterHub, by its
+    environment; a running server that lists this kernel; local mode, which runs the same service in this
+    process. ``lab.where`` tells which, and in local mode why a server that is there was not taken. Without
+    arguments, a default Lab that is still open is given back instead of a second one.
 
     Args:
-        url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``.
+        url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``, or of one on a UNIX socket,
+            ``http+unix://%2Frun%2Fjupyter.sock/uia/``.
         token: A key of that server, or a Jupyter token.
 
     Raises:
@@ -39,7 +45,7 @@ async def connect_async(url: str | None = None, token: str | None = None) -> Asy
 
     ``async with await uia_lab.connect_async() as lab`` closes it at the end.
     """
-    return await AsyncLab(_transport(url, token)).open()
+    return await AsyncLab(await asyncio.to_thread(_transport, url, token)).open()
 
 
 def current() -> Lab:
@@ -66,19 +72,25 @@ def destination() -> str:
     """In words, where :func:`connect` would go; nobody is contacted."""
     if _default is not None and not _default.closed:
         return _default.where
-    found = of_environment()
-    return HttpTransport(*found).where if found else InProcessTransport.where
+    place = told()
+    if place is not None:
+        return HttpTransport(place.url, place.token).where
+    if os.environ.get("JPY_PARENT_PID") or os.environ.get("JUPYTERHUB_SERVICE_URL"):
+        return "this kernel's Jupyter server if uia_lab_server is enabled there, else this kernel itself"
+    return InProcessTransport.where
 
 
 def _transport(url: str | None, token: str | None) -> HttpTransport | InProcessTransport:
-    found = of_environment()
-    if url is None:
-        if found is None:
-            return InProcessTransport()
-        url, token = found[0], token or found[1]
-    elif token is None and found is not None and _same(url, found[0]):
-        token = found[1]
-    return HttpTransport(url, token)
+    place = told()
+    if url is not None:
+        if token is None and place is not None and _same(url, place.url):
+            token = place.token
+        return HttpTransport(url, token)
+    if place is None:
+        place, why = find()
+        if place is None:
+            return InProcessTransport(why=why) if why else InProcessTransport()
+    return HttpTransport(place.url, token or place.token)
 
 
 def _same(url: str, other: str) -> bool:

@@ -132,6 +132,7 @@ def compare(frame: "pd.DataFrame", by: str) -> "go.Figure":
                 col=column,
             )
     figure.update_xaxes(showticklabels=False)
+    figure.update_layout(margin_t=88)
     return _with_table(figure, f"By {by}", _latencies(frame, by), (by, *LATENCIES[1:]))
 
 

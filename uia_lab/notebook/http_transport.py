@@ -3,14 +3,14 @@
 import base64
 import contextlib
 import json
-import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import numpy as np
 
+from uia_lab._version import __version__
 from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import (
@@ -28,6 +28,7 @@ from uia_lab.domain.events import (
     Usage,
 )
 from uia_lab.domain.requests import InferenceRequest
+from uia_lab.notebook.finding import UNIX
 from uia_lab.notebook.transport import EventStream, NotConnected, Publication
 from uia_lab.worker import ServedFunction, Worker
 
@@ -43,6 +44,8 @@ SILENCE_S = 35.0
 DETAILS_S = 3.0
 # The server recognises what is at an address and probes it.
 LOOK_S = 45.0
+# What a server says of an address that it has no door for.
+NOTHING = "there is nothing at this address"
 
 
 def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
@@ -85,13 +88,17 @@ class HttpTransport:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https", UNIX) or not parts.netloc:
             raise NotConnected(f"{url!r} is no address of a server; write http://host:port/path/")
         # Credentials in an address would end up in `where` and in messages.
         host = parts.netloc.rpartition("@")[2]
         self.url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
         self.where = self.url
+        # aiohttp knows no such scheme: the path of the socket goes to its connector.
+        self._socket = unquote(host) if parts.scheme == UNIX else None
+        self._base = f"http://localhost{parts.path.rstrip('/')}/" if self._socket else self.url
         self._token = token
+        self._version: str | None = None
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -103,7 +110,8 @@ class HttpTransport:
 
             headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
             timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=ANSWER_S)
-            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+            connector = aiohttp.UnixConnector(self._socket) if self._socket else None
+            self._session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
         return self._session
 
     @contextlib.asynccontextmanager
@@ -123,7 +131,7 @@ class HttpTransport:
         try:
             # A redirect is never followed: it could take the token to another host.
             async with self._client().request(
-                method, self.url + path, timeout=timeout, allow_redirects=False, **options
+                method, self._base + path, timeout=timeout, allow_redirects=False, **options
             ) as response:
                 head(response.headers)
                 if 300 <= response.status < 400:
@@ -134,7 +142,14 @@ class HttpTransport:
                         "login page, give a token too."
                     )
                 if response.status >= 400:
-                    raise error_of(response.status, await _json(response), self.where)
+                    error = error_of(response.status, await _json(response), self.where)
+                    if response.status == 404 and error.message == NOTHING and self._version != __version__:
+                        raise errors.Unsupported(
+                            f"{self.where} runs uia_lab {self._version or '(an old one)'} and has no "
+                            f"/{path.partition('?')[0]}, which uia_lab {__version__} here asks for; "
+                            "upgrade it there"
+                        )
+                    raise error
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise NotConnected(
@@ -148,13 +163,17 @@ class HttpTransport:
 
     async def status(self) -> dict[str, Any]:
         """The status report of the server."""
-        async with self._asked("GET", "status") as response:
-            report = await _json(response)
+        try:
+            async with self._asked("GET", "status") as response:
+                report = await _json(response)
+        except errors.ModelNotFound:
+            report = None
         if not isinstance(report, dict) or "instance_id" not in report:
             raise NotConnected(
                 f"something answers at {self.where}, but it is not uia_lab. Inside Jupyter the address ends "
                 "in uia/ and `jupyter server extension list` must show uia_lab_server as enabled."
             )
+        self._version = report.get("version")
         return report
 
     async def models(self) -> list[str]:
@@ -327,6 +346,10 @@ class HttpTransport:
         self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
     ) -> Publication:
         """A worker of the server, over a WebSocket."""
+        if self._socket:
+            raise errors.BadRequest(
+                "functions cannot be served to a server on a UNIX socket; start it on a port of 127.0.0.1"
+            )
         return Worker(
             self.url,
             self._token,
@@ -464,9 +487,3 @@ async def _json(response: "aiohttp.ClientResponse") -> Any:
     with contextlib.suppress(ValueError):
         return json.loads(await response.read())
     return None
-
-
-def of_environment() -> tuple[str, str | None] | None:
-    """Address and token that the server of this kernel left in the environment, if it did."""
-    url = os.environ.get("UIA_LAB_URL")
-    return (url, os.environ.get("UIA_LAB_TOKEN")) if url else None

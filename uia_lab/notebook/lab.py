@@ -2,12 +2,15 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from uia_lab.notebook.asking import answered, blocking, mirrors
 from uia_lab.notebook.async_lab import AsyncLab
+from uia_lab.notebook.batch import Batch
+from uia_lab.notebook.batch_prompts import MOST
 from uia_lab.notebook.chat import Chat
 from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
@@ -132,6 +135,17 @@ class Lab:
         if show:
             comparison.show(direct=self._async.generations.direct)
         return comparison.wait() if wait else comparison
+
+    @mirrors(AsyncLab.map)
+    def map(self, prompts: Any, *, wait: bool = True, **options: Any) -> Batch:
+        """Waited for in the caller's own thread, so that an interrupt leaves what is answered."""
+        if wait:
+            self._thread.refuse_own()
+        if isinstance(prompts, Iterator):
+            # A generator may ask this very Lab, which its own loop could not.
+            prompts = list(islice(prompts, MOST + 1))
+        batch = self._ask(AsyncLab.map, self._async, prompts, wait=False, **options)
+        return batch.wait() if wait else batch
 
     @mirrors(Servings.publisher)
     def serve(self, *args: Any, **options: Any) -> Callable[[Callable[..., Any]], Serving]:

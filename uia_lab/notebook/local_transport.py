@@ -33,12 +33,15 @@ class InProcessTransport:
 
     Args:
         service: A service to use and to stop at the end; a default one is built at first use.
+        why: Why a server that is there was not taken.
     """
 
-    where = "this kernel (local mode)"
+    where: str = "this kernel (local mode)"
     kind: Literal["server", "local"] = "local"
 
-    def __init__(self, service: "UnifiedInferenceService | None" = None) -> None:
+    def __init__(self, service: "UnifiedInferenceService | None" = None, *, why: str = "") -> None:
+        if why:
+            self.where = f"{self.where}; {why}"
         self._service = service
         self._started = False
         self._lock = asyncio.Lock()
