@@ -15,6 +15,7 @@ from uia_lab.domain.backends import BackendCapabilities, BackendStatus, Probe
 from uia_lab.domain.errors import BackendFailed
 from uia_lab.domain.events import Chunk, Finished, Started, Text, Usage
 import asyncio
+from pathlib import Path
 
 WORDS = ("The lighthouse keeper counted the ships that passed in the night and wrote each of them "
          "down, because somebody would ask one day, and nobody else was awake to know what had gone by "
@@ -38,6 +39,8 @@ class Told:
             if number == self.breaks_after:
                 await asyncio.sleep(0.4)
                 raise BackendFailed("the engine was killed")
+            while said and number == 6 and not Path("go-on").exists():
+                await asyncio.sleep(0.05)
             await asyncio.sleep(0.03)
             yield Chunk(number, Text(word + " "))
         yield Finished(" ".join(rest), Usage(7 + len(said.split()), len(rest)))
@@ -64,7 +67,9 @@ def test_a_failover_is_seen_in_the_margin_and_the_answer_can_be_asked_elsewhere(
     live = by_id(page, "uia-generation-live")
     by_id(page, "uia-generation-turn").first.wait_for(timeout=60_000)
     assert not checks.violations(page, axe, live)
-    page.evaluate("window.uiaKept = document.querySelector('[data-testid=\"uia-generation-live\"]')")
+    for theme in checks.themes(page):
+        checks.picture(live, f"generation_live_{theme}")
+    (server.root / "go-on").touch()
     still = by_id(page, "uia-generation")
     still.wait_for(timeout=30_000)
     turn = by_id(still, "uia-generation-turn")

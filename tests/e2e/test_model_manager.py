@@ -52,6 +52,8 @@ def test_models_are_loaded_and_unloaded(notebook, run_all, axe, server):
     assert not checks.overflowing(manager)
     checks.picture(manager, "models_narrow")
     checks.wide(manager)
+    act(page, "no-such-model").click()
+    until(lambda: row(page, "no-such-model").count() == 0)
     act(page).click()
     until(lambda: state(page) == "unloaded", 30)
     assert listed()[SMALL]["state"] == "unloaded"
@@ -61,7 +63,8 @@ def test_models_are_loaded_and_unloaded(notebook, run_all, axe, server):
 
 def test_what_does_not_fit_is_refused_with_the_numbers(notebook, run_all, axe):
     local = (
-        "import os\nos.environ.pop('UIA_LAB_URL')\nimport uia_lab\nlab = uia_lab.connect()\n"
+        "import uia_lab\nfrom uia_lab.notebook.local_transport import InProcessTransport\n"
+        "lab = uia_lab.Lab(InProcessTransport())\n"
         "lab._transport._service.models._memory = lambda: 50_000_000\nlab.models"
     )
     page = notebook([local, "lab.models.load('smollm2')"])

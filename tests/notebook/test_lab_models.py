@@ -130,6 +130,8 @@ def test_the_manager_widget(lab, house):
     until(view, lambda: "error" in view.loads.get("smollm2", {}))
     assert view.loads["smollm2"]["code"] == "insufficient_memory"
     assert "0.05 GB are free" in view.loads["smollm2"]["error"]
+    view._handle_custom_msg({"type": "dismiss", "model_id": "smollm2"}, [])
+    until(view, lambda: view.loads == {})
     bundle = view._repr_mimebundle_()
     assert SMALL in bundle["text/plain"]
     view.close()

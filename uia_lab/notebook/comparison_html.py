@@ -79,7 +79,8 @@ def _column(shown: "Comparison", index: int) -> str:
         f'border:{_LINE};border-radius:6px">'
         f'<p style="margin:0;padding:6px 10px;border-bottom:{_LINE};overflow-wrap:anywhere">'
         f"<b>{escape(shown.labels[index])}</b>{best}</p>"
-        '<div style="flex:1;max-height:24em;padding:8px 10px;overflow-y:auto;line-height:1.55;'
+        f'<div tabindex="0" role="group" aria-label="Answer of {escape(shown.labels[index])}" '
+        'style="flex:1;max-height:24em;padding:8px 10px;overflow-y:auto;line-height:1.55;'
         'white-space:pre-wrap;overflow-wrap:anywhere">'
         f"{escape(one.text)}{failed if message else ''}</div>"
         f'<table style="width:100%;margin:0;padding:4px 10px 6px;border-top:{_LINE};font-size:12px;'

@@ -66,7 +66,8 @@ function render({ model, el }) {
     const keep = makeSelect(`Idle time of ${id}`, KEEP, { "data-testid": "uia-models-keep" });
     const act = actButton("Load", { "data-testid": "uia-models-act" }, () => {
       act.disabled = true;
-      if (row.state === "loaded") model.send({ type: "unload", model_id: id });
+      if (row.unlisted) model.send({ type: "dismiss", model_id: id });
+      else if (row.state === "loaded") model.send({ type: "unload", model_id: id });
       else load(id, row.device?.value, keep.value);
     });
     const line = make("tr", { "data-testid": "uia-models-row", "data-model": id });
@@ -102,6 +103,7 @@ function render({ model, el }) {
       const state = loading ? "loading" : known.state;
       const changed = state !== row.state;
       row.state = state;
+      row.unlisted = known.unlisted && !loading;
       line.dataset.state = state;
       setPill(pill, STATES[state] ?? state);
       write(about, [known.task, known.engine, known.origin].filter(Boolean).join(" · "));
@@ -116,8 +118,8 @@ function render({ model, el }) {
       memory.classList.toggle("uia-tight", tight);
       memory.title = tight ? `more than the ${bytes(free).join(" ")} that are free` : state === "loaded" ? "what it takes" : "what it would take";
       drawDevice(known);
-      write(act, state === "loaded" ? "Unload" : loading ? "Loading…" : "Load");
-      if (changed || !loading) act.disabled = loading || state === "not loadable";
+      write(act, row.unlisted ? "Dismiss" : state === "loaded" ? "Unload" : loading ? "Loading…" : "Load");
+      if (changed || !loading) act.disabled = loading || (state === "not loadable" && !row.unlisted);
       act.setAttribute("aria-label", `${act.textContent} ${id}`);
       keep.disabled = loading || state === "not loadable";
       if (known.keep_alive !== undefined && document.activeElement !== keep) {
@@ -144,7 +146,7 @@ function render({ model, el }) {
     const listed = model.get("rows");
     const loads = model.get("loads");
     const there = new Set(listed.map((each) => each.model_id));
-    const unlisted = Object.keys(loads).filter((id) => !there.has(id)).map((id) => ({ model_id: id, state: "not loadable" }));
+    const unlisted = Object.keys(loads).filter((id) => !there.has(id)).map((id) => ({ model_id: id, state: "not loadable", unlisted: true }));
     const all = [...unlisted, ...listed];
     const wanted = filter.value.trim().toLowerCase();
     let last = null;

@@ -55,6 +55,8 @@ class ModelManager(LabWidget):
                     self._spawn(self._look_at_hardware)
                 case {"type": "load", "model_id": str() as model_id, **more}:
                     self._spawn(self._load, model_id, more.get("device"), more.get("keep_alive"))
+                case {"type": "dismiss", "model_id": str() as model_id}:
+                    self._spawn(self._dismiss, model_id)
                 case {"type": "unload", "model_id": str() as model_id}:
                     self._spawn(self._unload, model_id)
         except RuntimeError as error:  # the Lab is closed: the last rows stay
@@ -99,6 +101,11 @@ class ModelManager(LabWidget):
             self._step(model_id, None)
         self._coalescer.flush()
         await asyncio.gather(self._look(), self._look_at_hardware())
+
+    async def _dismiss(self, model_id: str) -> None:
+        """Takes back what is said of a load that failed."""
+        if "error" in self._steps.get(model_id, ()):
+            self._step(model_id, None)
 
     async def _unload(self, model_id: str) -> None:
         try:
