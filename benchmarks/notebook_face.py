@@ -113,7 +113,7 @@ def _opened(server: Server, chromium: Any, name: str) -> Any:
 
 def _first_widget(server: Server, chromium: Any) -> None:
     seconds = {}
-    for name, selector in (("slider", ".widget-slider"), ("board", '[data-testid="uia-status-board"]')):
+    for name, selector in (("slider", ".widget-slider"), ("board", '[data-testid="uia-board"]')):
         page = _opened(server, chromium, name)
         begin = time.perf_counter()
         page.evaluate(RUN_ALL)
