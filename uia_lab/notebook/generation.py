@@ -48,6 +48,9 @@ class Presenter(Protocol):
     def show(self, generation: "Generation") -> None:
         """Shows it as the value of a cell."""
 
+    def waited(self, generation: "Generation") -> None:
+        """Shows its end where it stands, on behalf of the cell that has waited for it."""
+
 
 class Generation:
     """One answer as it arrives, and as it was.
@@ -169,6 +172,8 @@ class Generation:
             # Long enough for the cancellation to arrive, short enough to feel like an interrupt.
             self._ended.wait(2)
             raise
+        if self._presenter is not None:
+            self._presenter.waited(self)
         return self
 
     def __await__(self) -> Generator[Any, Any, "Generation"]:
@@ -186,6 +191,8 @@ class Generation:
         self.subscribe(look)
         look()
         await ended.wait()
+        if self._presenter is not None:
+            self._presenter.waited(self)
         return self
 
     def keep(self, thing: Any) -> None:

@@ -18,6 +18,9 @@ _ended: deque[Any] = deque()
 Places: TypeAlias = Callable[[Generation, Callable[[list[dict[str, str]]], None]], None]
 """Tells, a moment later, which backends may be asked what a generation asked."""
 
+    def waited(self, generation: Generation) -> None:
+        """Shows its end where it stands, on behalf of the cell that has waited for it."""
+
 
 def shell() -> Any:
     """The running IPython shell, or None; IPython is not imported for it."""
@@ -95,6 +98,18 @@ class CellPresenter:
         view = self._view
         display((view or generation)._repr_mimebundle_(), raw=True, display_id=self._display_id)
 
+    def waited(self, generation: Generation) -> None:
+        """Shows its end once more, for those who execute notebooks without a page.
+
+        They hear only the cell that runs, and :meth:`end` of one that nobody waited for at first belongs to
+        a cell that has ended.
+        """
+        from IPython.display import display
+
+        if self._cell is not None and self._cell != shell().execution_count:
+            bundle = generation._repr_mimebundle_()
+            display(bundle, raw=True, display_id=self._display_id, update=True)
+
 
 def keep_view(view: Any) -> None:
     """Lets the newest of the views that have ended live on, and closes those that are too many."""
@@ -126,6 +141,9 @@ class TerminalPresenter:
         if not self._shown:
             sys.stdout.write(f"{generation.text}\n\n[{generation.summary()}]\n")
         self._shown = False
+
+    def waited(self, generation: Generation) -> None:
+        """Nothing: it has been written as it came."""
 
     def _write(self, text: str) -> None:
         piece, self._written = text[self._written :], max(self._written, len(text))
