@@ -172,8 +172,8 @@ class Generation:
             # Long enough for the cancellation to arrive, short enough to feel like an interrupt.
             self._ended.wait(2)
             raise
-        if self._presenter is not None:
-            self._presenter.waited(self)
+        if self.presenter is not None:
+            self.presenter.waited(self)
         return self
 
     def __await__(self) -> Generator[Any, Any, "Generation"]:
@@ -191,8 +191,8 @@ class Generation:
         self.subscribe(look)
         look()
         await ended.wait()
-        if self._presenter is not None:
-            self._presenter.waited(self)
+        if self.presenter is not None:
+            self.presenter.waited(self)
         return self
 
     def keep(self, thing: Any) -> None:

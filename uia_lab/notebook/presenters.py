@@ -18,9 +18,6 @@ _ended: deque[Any] = deque()
 Places: TypeAlias = Callable[[Generation, Callable[[list[dict[str, str]]], None]], None]
 """Tells, a moment later, which backends may be asked what a generation asked."""
 
-    def waited(self, generation: Generation) -> None:
-        """Shows its end where it stands, on behalf of the cell that has waited for it."""
-
 
 def shell() -> Any:
     """The running IPython shell, or None; IPython is not imported for it."""
@@ -58,6 +55,7 @@ class CellPresenter:
         self._places = places
         self._display_id = uuid.uuid4().hex
         self._view: GenerationView | None = None
+        self._left: GenerationView | None = None
         self._cell: int | None = None
 
     def begin(self, generation: Generation) -> None:
@@ -80,7 +78,7 @@ class CellPresenter:
         view = self._view
         if view is None or view.generation is not generation:
             return
-        self._view = None
+        self._view, self._left = None, view
         view.flush()
         display(view.still(), raw=True, display_id=self._display_id, update=True)
         keep_view(view)
@@ -106,9 +104,13 @@ class CellPresenter:
         """
         from IPython.display import display
 
-        if self._cell is not None and self._cell != shell().execution_count:
-            bundle = generation._repr_mimebundle_()
-            display(bundle, raw=True, display_id=self._display_id, update=True)
+        # A generation that was asked elsewhere has given its place away.
+        if self._cell in (None, shell().execution_count) or generation.retried is not None:
+            return
+        view = self._view or self._left
+        same = view is not None and view.generation is generation
+        bundle = view.still() if view is not None and same else generation._repr_mimebundle_()
+        display(bundle, raw=True, display_id=self._display_id, update=True)
 
 
 def keep_view(view: Any) -> None:
