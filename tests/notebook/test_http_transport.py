@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.upstreams.scripted_api import ScriptedApi
+from uia_lab._version import __version__
 from uia_lab.domain import errors
 from uia_lab.domain.events import Chunk, Finished, Started, Text
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
@@ -160,3 +161,19 @@ async def test_a_redirect_is_not_followed_and_takes_no_token_along():
             await transport.status()
         await transport.aclose()
         assert there.asked == []
+
+
+def test_an_older_server_says_what_it_lacks(server, monkeypatch):
+    with Lab(HttpTransport(server.url, server.key)) as lab:
+        assert lab._transport._version == __version__
+        with pytest.raises(errors.ModelNotFound):
+            lab._ask(lab._transport._told, "GET", "no-such-door")
+        for version, said in (("0.0.9", r"runs uia_lab 0\.0\.9"), (None, "an old one")):
+            monkeypatch.setattr(lab._transport, "_version", version)
+            with pytest.raises(errors.Unsupported, match=said + ".*has no /no-such-door.*upgrade it"):
+                lab._ask(lab._transport._told, "GET", "no-such-door?a=b")
+
+
+def test_the_session_goes_along():
+    request = InferenceRequest("text-generation", "m", "x", routing=RoutingHints(session_id="s1"))
+    assert HttpTransport("http://127.0.0.1:1/").headers_of(request)["x-uia-session"] == "s1"

@@ -91,7 +91,7 @@ class Jupyter:
         return self.url + "uia/"
 
 
-def launch(folder, *options, token=TOKEN, extensions=EXTENSIONS, variables=()):
+def launch(folder, *options, token=TOKEN, extensions=EXTENSIONS, sock=None):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -111,7 +111,6 @@ def launch(folder, *options, token=TOKEN, extensions=EXTENSIONS, variables=()):
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "jupyter_server_extension", folder))),
         **({"JUPYTER_TOKEN": token} if token else {}),
         "JUPYTER_NO_CONFIG": "1",
-        **dict(variables),
         **{f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
     }
     log = folder / "server.log"
@@ -119,7 +118,8 @@ def launch(folder, *options, token=TOKEN, extensions=EXTENSIONS, variables=()):
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-                f"--port={port}", "--ServerApp.port_retries=0", "--ServerApp.base_url=/nb/",
+                f"--ServerApp.sock={sock}" if sock else f"--port={port}",
+                "--ServerApp.port_retries=0", "--ServerApp.base_url=/nb/",
                 f"--ServerApp.root_dir={folder}",
                 f"--ServerApp.jpserver_extensions={extensions}",
                 "--InferenceServiceConfig.enable_hf_server=False", *options,
@@ -139,7 +139,7 @@ def finish(jupyter):
 
 
 async def listening(jupyter):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     async with aiohttp.ClientSession() as session:
         while True:
             try:

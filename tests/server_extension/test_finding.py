@@ -15,6 +15,7 @@ from tests.server_extension.jupyter_process import (
     start_kernel,
     with_token,
 )
+from uia_lab.domain.errors import BadRequest
 from uia_lab.notebook import finding
 from uia_lab.notebook.connect import connect, forget
 from uia_lab.notebook.http_transport import HttpTransport
@@ -149,7 +150,7 @@ async def test_a_running_server_that_lists_this_kernel(server, monkeypatch):
 
 async def test_a_unix_socket(server, tmp_path_factory, monkeypatch):
     path = tmp_path_factory.mktemp("s") / "jupyter.sock"
-    jupyter = server(f"--ServerApp.sock={path}", "--ServerApp.sock_mode=0600", "--port=0")
+    jupyter = server("--ServerApp.sock_mode=0600", sock=path)
     async with asyncio.timeout(60):
         while not list((jupyter.folder / "runtime").glob("jpserver-*.json")) or not path.exists():
             assert jupyter.process.poll() is None, jupyter.log.read_text()
@@ -169,7 +170,7 @@ async def test_a_unix_socket(server, tmp_path_factory, monkeypatch):
         _, told = await start_kernel(session, jupyter, with_token())
     assert told["where"] == place.url
     assert "echo" in told["backends"]
-    with pytest.raises(ValueError, match="UNIX socket"):
+    with pytest.raises(BadRequest, match="UNIX socket"):
         lab.serve(model="f")(lambda inputs: "x")
     await asyncio.to_thread(forget)
 

@@ -32,6 +32,7 @@ class RoutingHints(msgspec.Struct, frozen=True):
         preferred_types: Tiers, best first; other types still serve when no preferred one can.
         required_protocols: Protocols a backend must speak.
         backend_id: Only this backend.
+        excluded_backends: None of these backends.
         session_id: Requests of one session go to one backend where the strategy has affinity.
         priority: Higher is served first from the queue.
         deadline_s: Seconds for everything, queue and attempts included.
@@ -53,6 +54,7 @@ class RoutingHints(msgspec.Struct, frozen=True):
     max_attempts: int | None = None
     hedge_after_s: float | None = None
     resume: bool = True
+    excluded_backends: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name, least in (("deadline_s", 0.001), ("hedge_after_s", 0.0)):

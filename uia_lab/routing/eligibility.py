@@ -40,6 +40,7 @@ class Demand(msgspec.Struct, frozen=True):
     permitted_types: frozenset[BackendType] = frozenset()
     features: frozenset[str] = frozenset()
     lent: frozenset[str] | None = None
+    excluded_backends: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Eligibility:
             request.permitted_types,
             features,
             request.lent,
+            hints.excluded_backends,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -154,6 +156,8 @@ class Eligibility:
             return "lent: peers may not use it"
         if demand.backend_id is not None and entry.backend_id != demand.backend_id:
             return f"not the backend asked for ({demand.backend_id})"
+        if entry.backend_id in demand.excluded_backends:
+            return "excluded by the request"
         prefix = target.prefix if target is not None else None
         if prefix is not None and prefix not in (entry.backend_id, entry.type.value):
             return f"alias: the target is {prefix}:{demand.model}"
