@@ -59,8 +59,10 @@ function makeDetails(service, close) {
   const shut = makeButton("Close", { "data-testid": "uia-board-close" });
   const notice = makeNotice({ "data-testid": "uia-board-notice" });
   const facts = make("dl", { class: "uia-list" });
-  const errors = make("ul", { class: "uia-log", "data-testid": "uia-board-errors" });
-  const changes = make("ul", { class: "uia-log", "data-testid": "uia-board-transitions" });
+  const errors = make("ul", { class: "uia-log", tabindex: "0", "aria-label": "Last errors", "data-testid": "uia-board-errors" });
+  const changes = make("ul", {
+    class: "uia-log", tabindex: "0", "aria-label": "Changes of status", "data-testid": "uia-board-transitions",
+  });
   const root = make("div", { class: "uia-details", hidden: "", "data-testid": "uia-board-details" });
   root.append(
     make(
