@@ -35,7 +35,7 @@ def command(page, name, **arguments):
 
 def ok_requests(page):
     row = page.locator('[data-testid="uia-board-row"][data-backend^="local-smollm2"]')
-    return int(row.first.locator("td").nth(5).inner_text().split("/")[0])
+    return int(row.first.locator(".uia-c-ended").inner_text().split("/")[0])
 
 
 def until(condition, seconds=20):

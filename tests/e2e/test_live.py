@@ -58,7 +58,7 @@ HUNDRED = """async () => {
   const told = socket.uiaLast;
   for (let index = 1; index <= 100; index += 1) {
     const figure = (most) => Math.floor(((index * 7919) % 101) / 100 * most);
-    const report = { ...told.data, in_flight: figure(40), total_successful: 10000 + figure(80000) };
+    const report = { ...told.data, in_flight: figure(40), total_successful: 100 + figure(899) };
     report.backends = report.backends.map((backend) => ({ ...backend,
       status: index % 3 ? 'healthy' : 'initializing', reason: 'so '.repeat(1 + figure(40)),
       metrics: { ...backend.metrics, active_connections: figure(200), current_queue_size: figure(90),
@@ -352,18 +352,15 @@ def test_widgets_come_back_when_the_server_was_restarted(restartable, browser, r
     after = server.status()["instance_id"]
     assert after != before
     by_id(page, "uia-balance-connection").get_by_text("live").wait_for(timeout=60_000)
-    # What JupyterLab itself has to say about it lies above the page.
-    page.wait_for_timeout(3000)
-    while page.locator("dialog.jp-Dialog").count():
-        page.keyboard.press("Escape")
-        page.wait_for_timeout(300)
-    by_id(page, "uia-tab-status").click()
+    # What JupyterLab itself has to say about it lies above the page and takes the pointer.
+    by_id(page, "uia-tab-status").dispatch_event("click")
     live(page, "uia-board")
     body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 2}
     server.ask("POST", "v1/chat/completions", body)
-    by_id(page, "uia-board-totals").get_by_text("1 ok").wait_for()
-    by_id(page, "uia-board-open").first.click()
-    by_id(page, "uia-board-probe").click()
+    until(lambda: "1 ok" in by_id(page, "uia-board-totals").inner_text())
+    checks.picture(by_id(page, "uia-dashboard"), "live_restarted")
+    by_id(page, "uia-board-open").first.dispatch_event("click")
+    by_id(page, "uia-board-probe").dispatch_event("click")
     until(lambda: by_id(page, "uia-board-notice").inner_text())
     page.context.close()
     assert not errors
@@ -395,7 +392,8 @@ def test_nothing_moves_while_figures_change(shown, page, fleet):
     page, dashboard = shown("lab", "uia-dashboard")
     live(page, "uia-board")
     page.evaluate(KEEP_LAST)
-    fleet.traffic(12)
+    # From three digits on, as after the first minutes of a day.
+    fleet.traffic(101)
     by_id(row(dashboard, "quick"), "uia-board-open").click()
     page.wait_for_timeout(1500)
     for tab in ("status", "balance", "requests"):

@@ -122,6 +122,18 @@ async def test_all_is_told_again_after_a_restart(service, told):
     assert told[0]["history"]["samples"][0]["number"] == 1
 
 
+async def test_an_older_server_has_a_status_all_the_same(service, told, monkeypatch):
+    async def unknown(_self, _after=0, _limit=900):
+        raise BadRequest("there is nothing at this address")
+
+    monkeypatch.setattr(Transport, "history", unknown)
+    board = StatusBoard(service.way, {})
+    board._handle_custom_msg({"type": "poll"}, [])
+    await asyncio.wait_for(service.tasks[0], 10)
+    assert board.report["instance_id"] == "i-1"
+    assert not told
+
+
 async def test_trouble_is_told_and_the_polling_goes_on(service, told):
     board = StatusBoard(service.way, REPORT)
     service.way.transport.broken = ConnectionError("gone")

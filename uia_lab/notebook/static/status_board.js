@@ -4,6 +4,7 @@ const SHARE_S = 300;
 const SPARK_VALUES = 40;
 const SPARK = [64, 18];
 const STALE_MS = 5_000;
+const SOON_MS = 1_000;
 
 // key, heading, class, title
 const COLUMNS = [
@@ -58,8 +59,10 @@ function makeDetails(service, close) {
   const shut = makeButton("Close", { "data-testid": "uia-board-close" });
   const notice = makeNotice({ "data-testid": "uia-board-notice" });
   const facts = make("dl", { class: "uia-list" });
-  const errors = make("ul", { class: "uia-log", "data-testid": "uia-board-errors" });
-  const changes = make("ul", { class: "uia-log", "data-testid": "uia-board-transitions" });
+  const errors = make("ul", { class: "uia-log", tabindex: "0", "aria-label": "Last errors", "data-testid": "uia-board-errors" });
+  const changes = make("ul", {
+    class: "uia-log", tabindex: "0", "aria-label": "Changes of status", "data-testid": "uia-board-transitions",
+  });
   const root = make("div", { class: "uia-details", hidden: "", "data-testid": "uia-board-details" });
   root.append(
     make(
@@ -98,8 +101,8 @@ function makeDetails(service, close) {
 
   // Asked when it is opened, when something has changed, and now and then.
   async function look(backend) {
-    const key = `${backend.id} ${backend.status} ${backend.enabled} ${backend.metrics?.failed_requests}`;
-    if (asked.key === key && Date.now() - asked.at < STALE_MS) return;
+    const key = `${backend.status} ${backend.enabled} ${backend.metrics?.failed_requests}`;
+    if (Date.now() - asked.at < (asked.key === key ? STALE_MS : SOON_MS)) return;
     asked = { key, at: Date.now() };
     const told = await service.ask("backend", backend.id).catch(() => null);
     if (!told || shown !== backend.id) return;
@@ -178,6 +181,7 @@ function makeDetails(service, close) {
     root,
     show(backend) {
       if (shown !== backend?.id) {
+        asked = { key: null, at: 0 };
         shown = backend?.id ?? null;
         notice.say("");
         for (const list of [errors, changes]) {

@@ -162,16 +162,23 @@ class LiveWidget(LabWidget):
                     async with asyncio.timeout(10):
                         self.report = await self._service.transport.status()
                         history = await self._history()
-                    self.send({"type": "history", "history": history})
+                    if history is not None:
+                        self.send({"type": "history", "history": history})
                 except Exception as error:  # noqa: BLE001  # shown where the reader looks, and tried again
                     self.send({"type": "trouble", "message": str(error)})
                 await asyncio.sleep(POLL_S)
         finally:
             self._polling = False
 
-    async def _history(self) -> dict[str, Any]:
-        """What the browser does not know yet; all of it where the service has been started anew."""
-        history = await self._service.transport.history(self._told_samples)
+    async def _history(self) -> dict[str, Any] | None:
+        """What the browser does not know yet; all of it where the service has been started anew.
+
+        None of an older server, which keeps none: its status is shown all the same.
+        """
+        try:
+            history = await self._service.transport.history(self._told_samples)
+        except InferenceError:
+            return None
         if history["instance_id"] != self._told_instance and self._told_samples:
             history = await self._service.transport.history(0)
         self._told_instance, self._told_samples = history["instance_id"], history["taken"]
