@@ -376,3 +376,34 @@ async def test_a_relative_that_is_told_apart_by_its_events(fake):
             break
     await stream.aclose()
     assert fake.left() == []
+
+
+async def test_a_tool_that_takes_its_time_is_not_taken_for_one_that_is_gone(
+    tmp_path, local_manager, monkeypatch
+):
+    monkeypatch.setattr("uia_lab.backends.cli.backend.LOOK_S", 0.2)
+    gate = tmp_path / "gate"
+    program = tmp_path / "llm"
+    program.write_text(
+        f"#!/bin/sh\n[ $1 = prompt ] && exec echo well\nuntil [ -e {gate}-$1 ]; do sleep 0.05; done\n"
+        '[ $1 = models ] && echo "OpenAI Chat: house" || echo llm, version 1.0\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    maker = CliMaker(Secrets(environ={}), House("uia-me"))
+    backend = maker.build(BackendDescription(id="it", type="cli", options={"tool": "llm"}))
+    local_manager.register_backend("it", "cli", "It", backend)
+    info = await local_manager.probe("it")
+    assert (info.status, info.reason) == (BackendStatus.INITIALIZING, "was asked for its version")
+    Path(f"{gate}---version").touch()
+    async with asyncio.timeout(20):
+        while (info := await local_manager.probe("it")).status is BackendStatus.INITIALIZING:
+            pass
+    assert (info.status, info.models) == (BackendStatus.HEALTHY, {"it", "it/*"})
+    assert (await local_manager.infer("chat", "it/any", "x")).text == "well"
+    Path(f"{gate}-models").touch()
+    async with asyncio.timeout(20):
+        while (info := await local_manager.probe("it")).models != {"it", "it/house"}:
+            pass
+    await local_manager.aclose()
+    await maker.close()
