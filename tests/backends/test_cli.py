@@ -407,3 +407,21 @@ async def test_a_tool_that_takes_its_time_is_not_taken_for_one_that_is_gone(
             pass
     await local_manager.aclose()
     await maker.close()
+
+
+async def test_a_caller_that_leaves_while_it_begins_leaves_nothing(fake):
+    await fake.add("stubborn")
+    for steps in range(12):
+        stream = fake.backend.infer(chat())
+        asking = asyncio.ensure_future(_all(stream))
+        for _ in range(steps):
+            await asyncio.sleep(0.001)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert fake.left() == []
+
+
+async def _all(stream):
+    async with contextlib.aclosing(stream):
+        return [event async for event in stream]

@@ -13,8 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytest.importorskip("llm")
-
 KEY = "uia-test-key-0123456789"
 MODEL = "SmolLM2-135M-Instruct"
 SHORT = ["-o", "max_tokens", "16", "-o", "temperature", "0"]
