@@ -376,3 +376,52 @@ async def test_a_relative_that_is_told_apart_by_its_events(fake):
             break
     await stream.aclose()
     assert fake.left() == []
+
+
+async def test_a_tool_that_takes_its_time_is_not_taken_for_one_that_is_gone(
+    tmp_path, local_manager, monkeypatch
+):
+    monkeypatch.setattr("uia_lab.backends.cli.backend.LOOK_S", 0.2)
+    gate = tmp_path / "gate"
+    program = tmp_path / "llm"
+    program.write_text(
+        f"#!/bin/sh\n[ $1 = prompt ] && exec echo well\nuntil [ -e {gate}-$1 ]; do sleep 0.05; done\n"
+        '[ $1 = models ] && echo "OpenAI Chat: house" || echo llm, version 1.0\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    maker = CliMaker(Secrets(environ={}), House("uia-me"))
+    backend = maker.build(BackendDescription(id="it", type="cli", options={"tool": "llm"}))
+    local_manager.register_backend("it", "cli", "It", backend)
+    info = await local_manager.probe("it")
+    assert (info.status, info.reason) == (BackendStatus.INITIALIZING, "was asked for its version")
+    Path(f"{gate}---version").touch()
+    async with asyncio.timeout(20):
+        while (info := await local_manager.probe("it")).status is BackendStatus.INITIALIZING:
+            pass
+    assert (info.status, info.models) == (BackendStatus.HEALTHY, {"it", "it/*"})
+    assert (await local_manager.infer("chat", "it/any", "x")).text == "well"
+    Path(f"{gate}-models").touch()
+    async with asyncio.timeout(20):
+        while (info := await local_manager.probe("it")).models != {"it", "it/house"}:
+            pass
+    await local_manager.aclose()
+    await maker.close()
+
+
+async def test_a_caller_that_leaves_while_it_begins_leaves_nothing(fake):
+    await fake.add("stubborn")
+    for steps in range(12):
+        stream = fake.backend.infer(chat())
+        asking = asyncio.ensure_future(_all(stream))
+        for _ in range(steps):
+            await asyncio.sleep(0.001)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert fake.left() == []
+
+
+async def _all(stream):
+    async with contextlib.aclosing(stream):
+        return [event async for event in stream]

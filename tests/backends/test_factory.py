@@ -179,7 +179,7 @@ async def test_bad_fields_are_named(factory, fields, param):
     [
         (described("http://169.254.169.254/v1"), NotAllowed),
         (described("http://2852039166/v1"), NotAllowed),
-        (BackendDescription(id="x", type="cli"), Unsupported),
+        (BackendDescription(id="x", type="p2p"), Unsupported),
     ],
 )
 async def test_addresses_and_kinds_that_are_refused(factory, description, kind):

@@ -98,7 +98,7 @@ async def test_addresses_that_are_refused(house, endpoint, status):
     ("fields", "param"),
     [
         ({"type": "apis"}, "type"),
-        ({"type": "cli"}, "type"),
+        ({"type": "p2p"}, "type"),
         ({"api_key_env": "NOT_SET_ANYWHERE"}, "api_key_env"),
         ({"api_key": SECRET}, "api_key"),
         ({"id": "echo"}, "id"),

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from uia_lab.access.principals import ADMIN, Principal
 from uia_lab.backends.websocket_worker import Send
@@ -58,7 +59,7 @@ class SocketInference:
             raise BadRequest(f"request_id {label!r} is in use on this socket", param="request_id")
         request = request_of(body, request_id, self._principal.name)
         if self._principal.via:
-            request = replace(request, via=self._principal.via + request.via)
+            request = msgspec.structs.replace(request, via=self._principal.via + request.via)
         # Tasks, not labels: one that has ended counts until its last message is sent.
         if len(self._tasks) >= MOST:
             raise QueueFull(f"{MOST} requests are under way on this socket already", retry_after=1.0)

@@ -27,6 +27,8 @@ from uia_lab.domain.tasks import TEXT_GENERATION
 from uia_lab.domain.texts import one_line
 from uia_lab.engine.child import ending
 
+# The answer to a question that was asked in time is waited for by the next look.
+LOOK_S = 3.0
 EXIT_S = 2.0
 MAX_ARGUMENT = 120_000
 """Bytes of a prompt that goes into the command: Linux takes 128 KiB for one argument."""
@@ -74,9 +76,11 @@ class CliBackend:
         self._secrets = secrets
         self._house = house
         self._programs = programs
+        # Those under way, and whether they were cut short.
         self._running: dict[ToolProcess, bool] = {}
         self._endings: set[asyncio.Task[None]] = set()
-        self._listed: list[str] = []
+        self._stopped = False
+        self._listed: list[str] | None = None
 
     def __repr__(self) -> str:
         return f"<CliBackend {self.description.id}: {self.path}>"
@@ -94,10 +98,12 @@ class CliBackend:
         )
 
     async def start(self) -> None:
-        """Nothing runs between two calls."""
+        """From now on calls run; nothing does between two of them."""
+        self._stopped = False
 
     async def stop(self) -> None:
         """Ends the processes of running answers, which end with an error."""
+        self._stopped = True
         for process in self._running:
             self._running[process] = True
             self._end(process)
@@ -106,16 +112,22 @@ class CliBackend:
     async def probe(self) -> Probe:
         """Has it tell its version and its models, which costs nothing; whether it may ask, nobody knows."""
         try:
-            version = await self._programs.version(self.tool, self.path)
+            async with asyncio.timeout(LOOK_S):
+                version = await self._programs.version(self.tool, self.path)
+        except TimeoutError:
+            return Probe(BackendStatus.INITIALIZING, "was asked for its version")
         except InferenceError as error:
             return Probe(BackendStatus.OFFLINE, error.message)
         reason = version if self.tool.name in version.lower() else f"{self.tool.name} {version}"
         name = self.description.api_key_env
         if name is not None and await asyncio.to_thread(self._secrets.find, name) is None:
             return Probe(BackendStatus.UNHEALTHY, not_set(name))
-        if self.description.models is None:
+        if self.description.models is None and self.tool.listing:
             try:
-                self._listed = await self._programs.models(self.tool, self.path)
+                async with asyncio.timeout(LOOK_S / 2):
+                    self._listed = await self._programs.models(self.tool, self.path)
+            except TimeoutError:
+                reason += ", was asked for its models"
             except InferenceError as error:
                 return Probe(BackendStatus.UNHEALTHY, f"{reason}, but lists no models: {error.message}")
         return Probe(BackendStatus.HEALTHY, reason, self._models())
@@ -140,18 +152,18 @@ class CliBackend:
             try:
                 process = await self._start(call, keys, way, folder)
                 index = 0
-                while not output.complete and (data := await process.read()):
+                while not (self._running[process] or output.complete) and (data := await process.read()):
                     for piece in output.feed(data):
                         yield Chunk(index, Text(piece))
                         index += 1
+                self._require_going(process)
                 if not output.complete:
                     for piece in output.end():
                         yield Chunk(index, Text(piece))
                         index += 1
                 # It says how it went where no event did; elsewhere it is only waited for.
                 code = await process.exited(None if self.tool.output == "text" else EXIT_S)
-                if self._running[process]:
-                    raise BackendFailed("was stopped while it answered")
+                self._require_going(process)
                 self._check(output.complete, output.text, code, process.words(hidden))
                 yield Finished(output.text, output.usage or _estimate(call.prompt, output.text))
             except InferenceError as error:
@@ -165,9 +177,8 @@ class CliBackend:
         if self.description.models is not None:
             return frozenset(self.description.models)
         own = self.description.id
-        if self.tool.listing:
-            return frozenset({own, *(f"{own}/{name}" for name in self._listed)})
-        return frozenset({own, f"{own}/*"})
+        listed = ["*"] if self._listed is None else self._listed
+        return frozenset({own, *(f"{own}/{name}" for name in listed)})
 
     def _call(self, request: InferenceRequest) -> _Call:
         prompt = prompt_of(request)
@@ -220,8 +231,13 @@ class CliBackend:
         private = values | {"key": way.get("UIA_LAB_TOKEN", "")}
         environment = {**keys, **environment_of(self.tool, private), **way, MARK: uuid.uuid4().hex}
         process = await ToolProcess.start(command, environment, folder, call.said)
-        self._running[process] = False
+        # One that began while it was stopped is ended by its own call.
+        self._running[process] = self._stopped
         return process
+
+    def _require_going(self, process: ToolProcess) -> None:
+        if self._running[process]:
+            raise BackendFailed("was stopped while it answered")
 
     def _check(self, complete: bool, text: str, code: int | None, words: str) -> None:
         """Passes where the answer is whole and is one.

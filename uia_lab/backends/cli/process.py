@@ -72,6 +72,19 @@ class ToolProcess:
         Raises:
             BackendFailed: The system refused.
         """
+        spawning = asyncio.ensure_future(cls._spawned(command, environment, folder, said))
+        try:
+            return await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            # It runs, or will in a moment.
+            with contextlib.suppress(BackendFailed):
+                await (await spawning).end()
+            raise
+
+    @classmethod
+    async def _spawned(
+        cls, command: Sequence[str], environment: Mapping[str, str], folder: Path, said: bytes | None
+    ) -> Self:
         loop = asyncio.get_running_loop()
         try:
             transport, protocol = await loop.subprocess_exec(

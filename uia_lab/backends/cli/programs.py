@@ -88,13 +88,11 @@ class Programs:
         return one_line(said)[:80] or "tells no version"
 
     async def models(self, tool: Tool, path: str) -> list[str]:
-        """The models it lists; none where it cannot list any.
+        """The models that a tool with a listing lists.
 
         Raises:
             BackendFailed: It cannot be run, or says that it failed.
         """
-        if not tool.listing:
-            return []
         pattern = re.compile(tool.listed)
         lines = (await self._ask(tool, (path, *tool.listing), LISTING_S)).splitlines()
         return list(dict.fromkeys(match[1] for line in lines if (match := pattern.match(line.strip()))))

@@ -98,6 +98,8 @@ TOOLS: Mapping[str, Tool] = {
             keys=("GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS"),
             variables=("GEMINI_", "GOOGLE_"),
             aliases=("gemini_cli",),
+            # Against a mock of its provider.
+            verified=True,
         ),
         Tool(
             "qwen",
