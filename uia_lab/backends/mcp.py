@@ -147,7 +147,7 @@ class McpBackend:
                 pieces.append(message)
                 inbox.put(("chunk", {"chunk": message}), len(message))
                 if inbox.full:
-                    inbox.fail(BackendFailed("the answer was read more slowly than it came"))
+                    inbox.fail(Cancelled("the answer was read more slowly than it came"))
 
         streams = call.stream and request.task == TEXT_GENERATION
         try:
