@@ -1,7 +1,9 @@
 """Who can serve a request, and why the others cannot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from uia_lab.domain.backends import BackendStatus, BackendType
 from uia_lab.domain.errors import (
@@ -22,8 +24,7 @@ CACHE_SIZE = 256
 REASONS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a request needs of a backend, and nothing else of it: the key of the cache.
 
     ``digest`` is that of the weights an answer began with, where it is to go on elsewhere; ``features`` are
@@ -128,7 +129,7 @@ class Eligibility:
             return [(demand, None)]
         ids = {entry.backend_id: entry for entry in self._registry}
         chain = self.aliases.chain(demand.model, ids)
-        return [(replace(demand, model=target.model), target) for target in chain]
+        return [(msgspec.structs.replace(demand, model=target.model), target) for target in chain]
 
     def tier(self, entry: Registered, demand: Demand) -> int:
         """Which tier of preference the backend stands in; 0 is the best."""
@@ -205,7 +206,7 @@ class Eligibility:
                     f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
         if demand.permitted_types and any(
-            self.unfit(entry, replace(link, permitted_types=frozenset()), target) is None
+            self.unfit(entry, msgspec.structs.replace(link, permitted_types=frozenset()), target) is None
             for entry in entries
             if entry.type not in demand.permitted_types
             for link, target in self.links(demand)
@@ -228,7 +229,7 @@ class Eligibility:
     def _unsupported(self, demand: Demand, entries: list[Registered]) -> Unsupported | None:
         """The error where nobody lacks anything but a feature, drained or not."""
         links = self.links(demand)
-        without = [(replace(link, features=frozenset()), target) for link, target in links]
+        without = [(msgspec.structs.replace(link, features=frozenset()), target) for link, target in links]
         near = [entry for entry in entries if any(self.unfit(entry, *link) is None for link in without)]
         if not near or any(self.unfit(entry, *link) is None for entry in near for link in links):
             return None
