@@ -1,6 +1,7 @@
 """MCP servers as backends: over stdio, over HTTP, and our own door."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -53,7 +54,9 @@ async def build():
         described = BackendDescription(id="tools", type="mcp", endpoint=endpoint, **fields)
         backend = maker.build(await maker.complete(described))
         built.append(backend)
-        await backend.start()
+        # Why one does not start is told by its probe too.
+        with contextlib.suppress(InferenceError):
+            await backend.start()
         return backend
 
     yield build
