@@ -1,6 +1,7 @@
 """The MCP door, asked by the official client in each of its modes."""
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -375,6 +376,8 @@ async def test_a_slow_reader_loses_its_connection_and_its_request(house):
         await house.until_running()
         await house.until_idle()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     assert house.manager.get_backend_status_report()["total_cancelled"] == 1
 
 
