@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from uia_lab._version import __version__
 from uia_lab.access.principals import SCOPES, Principal
 from uia_lab.config import InferenceServiceConfig
+from uia_lab.dialects.mcp import quieten
 from uia_lab.domain.errors import NoBackendAvailable, Unauthenticated
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ async def serve_stdio(
     """
     from mcp.server.stdio import stdio_server
 
+    quieten()
     end = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, end.set)

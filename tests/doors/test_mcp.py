@@ -1,6 +1,7 @@
 """The MCP door, asked by the official client in each of its modes."""
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -290,6 +291,25 @@ async def test_a_revoked_key_loses_what_it_has_under_way(house, connect, mode):
             await client.call_tool(ROUTE, asked())
 
 
+@pytest.mark.parametrize("inputs", ["[" * 100 + "]" * 100, "[" + "{}," * 200_001 + "{}]"])
+async def test_messages_that_are_deep_or_of_many_parts_are_refused(house, inputs):
+    body = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"arguments":{"inputs":' + inputs + "}}}"
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    async with house.call("POST", "mcp", "infer", data=body, headers=headers) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("body", ["", "nonsense", "[]", "{}", '{"jsonrpc":"2.0","id":1,"method":"no/such"}'])
+@pytest.mark.parametrize("version", [None, "2025-11-25", "2026-07-28", "nonsense"])
+async def test_what_is_no_message_is_answered_as_the_protocol_says(house, body, version):
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    headers |= {"MCP-Protocol-Version": version} if version else {}
+    async with house.call("POST", "mcp", "infer", data=body, headers=headers) as response:
+        assert 400 <= response.status < 500
+        assert "error" in await response.json()
+
+
 async def test_the_door_can_be_switched_off(house):
     house.service.config.enable_mcp = False
     async with house.call("POST", "mcp", json={}) as response:
@@ -306,6 +326,25 @@ async def test_the_server_stops_with_sessions_and_calls_open(house, connect, mod
         results = await asyncio.gather(call, return_exceptions=True)
         assert isinstance(results[0], Exception) or results[0].is_error
     await house.until_idle()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-mcp")]
+
+
+async def test_a_first_request_while_the_server_stops_begins_nothing(house):
+    house.server.application.settings["uia_open_doors"].closing = True
+    async with house.call("POST", "mcp", json={}) as response:
+        assert response.status == 503
+    assert "uia_mcp" not in house.server.application.settings
+
+
+async def test_a_server_that_stops_at_its_first_request_leaves_nothing(house):
+    call = asyncio.create_task(house.session.post(
+        house.server.url + "mcp", json={}, headers={"Authorization": f"Bearer {KEYS['infer']}"}
+    ))  # fmt: skip
+    async with asyncio.timeout(20):
+        while not len(house.server.application.settings["uia_open_doors"]):
+            await asyncio.sleep(0)
+        await house.server.stop()
+        await asyncio.gather(call, return_exceptions=True)
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-mcp")]
 
 
@@ -337,6 +376,8 @@ async def test_a_slow_reader_loses_its_connection_and_its_request(house):
         await house.until_running()
         await house.until_idle()
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     assert house.manager.get_backend_status_report()["total_cancelled"] == 1
 
 

@@ -64,16 +64,18 @@ class McpBackend:
         return self._capabilities(self._tasks, self._models or frozenset(), side_effects=self._changes({}))
 
     async def start(self) -> None:
-        """Begins to connect; how that ends is seen by the first probe.
+        """Connects; a server that is started here may take its time.
 
         Raises:
-            BackendFailed: The SDK is not installed.
+            BackendFailed: The server cannot be started or reached, or the SDK is not installed.
+            Unauthenticated: It does not take the key.
         """
         try:
             await asyncio.to_thread(__import__, "mcp")
         except ImportError:
             raise BackendFailed(INSTALL) from None
         self._link.closed = False
+        await self._link.client()
 
     async def stop(self) -> None:
         """Closes the connection and ends the server that was started; running answers end with an error."""
@@ -147,7 +149,7 @@ class McpBackend:
                 pieces.append(message)
                 inbox.put(("chunk", {"chunk": message}), len(message))
                 if inbox.full:
-                    inbox.fail(BackendFailed("the answer was read more slowly than it came"))
+                    inbox.fail(Cancelled("the answer was read more slowly than it came"))
 
         streams = call.stream and request.task == TEXT_GENERATION
         try:

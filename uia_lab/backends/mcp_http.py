@@ -6,6 +6,7 @@ import aiohttp
 import httpx2
 
 from uia_lab.backends.client_session import SharedSession
+from uia_lab.domain.errors import Unauthenticated
 
 
 class SessionTransport(httpx2.AsyncBaseTransport):
@@ -23,6 +24,7 @@ class SessionTransport(httpx2.AsyncBaseTransport):
 
         Raises:
             httpx2.TransportError: Nobody answers.
+            Unauthenticated: The server does not take the key; of the SDK one would hear of an error only.
         """
         session = await self._session.get()
         body = await request.aread()
@@ -33,6 +35,9 @@ class SessionTransport(httpx2.AsyncBaseTransport):
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise httpx2.ConnectError(str(error) or type(error).__name__, request=request) from error
+        if response.status in (401, 403):
+            response.close()
+            raise Unauthenticated(f"it answers {response.status}: it does not take the key (api_key_env)")
         return httpx2.Response(
             response.status, headers=list(response.raw_headers), stream=_Body(response), request=request
         )

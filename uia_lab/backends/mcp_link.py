@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uia_lab.access.secrets import Secret
 from uia_lab.backends.client_session import SharedSession
+from uia_lab.dialects.mcp import quieten
 from uia_lab.domain.errors import BackendFailed, InferenceError
 from uia_lab.domain.texts import one_line
 
@@ -47,14 +48,19 @@ class McpLink:
 
         Raises:
             BackendFailed: The server cannot be started or reached, or does not greet in time.
+            Unauthenticated: It does not take the key.
         """
         if self.closed:
             raise BackendFailed(f"{self._what}: the connection was closed here")
         if self._task is None or self._task.done():
-            self._opened = asyncio.get_running_loop().create_future()
+            opened = self._opened = asyncio.get_running_loop().create_future()
             # Whoever began to wait for it may have left.
-            self._opened.add_done_callback(lambda done: done.exception())
-            self._task = self._begin(self._run(self._opened))
+            opened.add_done_callback(lambda done: done.exception())
+            self._task = self._begin(self._run(opened))
+            # Also where it is cancelled before it begins.
+            self._task.add_done_callback(
+                lambda _: self._failed(opened, BackendFailed("the connection was closed here"))
+            )
         assert self._opened is not None
         return await asyncio.shield(self._opened)
 
@@ -123,17 +129,14 @@ class McpLink:
                 greeting.reschedule(None)
                 opened.set_result(client)
                 await asyncio.get_running_loop().create_future()
-        except asyncio.CancelledError:
-            self._failed(opened, "the connection was closed here")
-            raise
         except TimeoutError:
-            self._failed(opened, f"did not greet within {CONNECT_S:.0f} s")
+            self._failed(opened, BackendFailed(f"did not greet within {CONNECT_S:.0f} s"))
         except Exception as error:  # noqa: BLE001 - the SDK lets through whatever its transports meet
-            self._failed(opened, one_line(_reason(error)))
+            self._failed(opened, _typed(error))
 
-    def _failed(self, opened: "asyncio.Future[Client]", why: str) -> None:
+    def _failed(self, opened: "asyncio.Future[Client]", error: InferenceError) -> None:
         if not opened.done():
-            opened.set_exception(BackendFailed(f"{self._what}: {why}"))
+            opened.set_exception(type(error)(f"{self._what}: {one_line(error.message)}", param=error.param))
 
 
 def over_http(url: str, key: Callable[[], Secret | None], session: SharedSession) -> Opener:
@@ -153,6 +156,7 @@ def over_http(url: str, key: Callable[[], Secret | None], session: SharedSession
 
         from uia_lab.backends.mcp_http import SessionTransport
 
+        quieten()
         secret = await asyncio.to_thread(key)
         headers = {} if secret is None else {"Authorization": f"Bearer {secret.reveal()}"}
         async with httpx2.AsyncClient(
@@ -181,6 +185,7 @@ def over_stdio(command: tuple[str, ...], environment: Callable[[], dict[str, str
 
         from uia_lab.backends.stderr_tail import StderrTail
 
+        quieten()
         variables = await asyncio.to_thread(environment)
         started = StdioServerParameters(command=command[0], args=list(command[1:]), env=variables)
         words = await StderrTail.open()
@@ -191,16 +196,15 @@ def over_stdio(command: tuple[str, ...], environment: Callable[[], dict[str, str
         except Exception as error:
             if not words.text:
                 raise
-            raise BackendFailed(f"{_reason(error)}; it said: {words.text}") from error
+            raise BackendFailed(f"{_typed(error).message}; it said: {words.text}") from error
         finally:
             words.close()
 
     return opened
 
 
-def _reason(error: BaseException) -> str:
+def _typed(error: BaseException) -> InferenceError:
     """What went wrong, out of the groups that task groups wrap it in."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
-    said: Any = error.message if isinstance(error, InferenceError) else str(error)
-    return said or type(error).__name__
+    return error if isinstance(error, InferenceError) else BackendFailed(str(error) or type(error).__name__)

@@ -4,6 +4,7 @@ Both stand in ``_meta``, which MCP keeps for such things: ``via`` in that of a c
 of a result. The tool that routes a request takes and gives what ``/ws`` does, under the same names.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,3 +49,18 @@ def error_in(meta: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """What :func:`error_meta` wrote, if another uia_lab did."""
     found = (meta or {}).get(ERROR)
     return found if isinstance(found, Mapping) else None
+
+
+def quieten() -> None:
+    """Keeps out of the log what the SDK says of each request, session id and line of a server's banner.
+
+    Whoever has set a level for one of its loggers keeps it.
+    """
+    for name, level in (
+        ("httpx2", logging.WARNING),
+        ("mcp", logging.WARNING),
+        ("mcp.client.stdio", logging.CRITICAL),
+    ):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(level)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, TypeAlias
 
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from uia_lab.doors.forms import KEPT_TYPE
@@ -115,7 +116,11 @@ class Exchange:
             stream.close()
             self._gone.set()
             raise OSError("the client does not read")
-        await sent
+        try:
+            await sent
+        except StreamClosedError:
+            self._gone.set()
+            raise OSError("the client is gone") from None
 
 
 def _headers(found: Any, without: Collection[str]) -> list[tuple[bytes, bytes]]:

@@ -9,6 +9,7 @@ from tornado.web import HTTPError
 
 from uia_lab.access.principals import INFER, READ
 from uia_lab.dialects.hints import passed_through
+from uia_lab.dialects.json_body import MAX_DEPTH, decode_object
 from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.asgi import Exchange
 from uia_lab.doors.base import Door
@@ -38,6 +39,10 @@ class McpDoor(Door):
 
     async def post(self) -> None:
         """Takes one message and answers it."""
+        body = self.request.body
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            # The SDK bounds the bytes of a message, but neither its depth nor its parts.
+            decode_object(body)
         await self._serve()
 
     async def delete(self) -> None:
@@ -50,8 +55,6 @@ class McpDoor(Door):
         if not is_installed():
             raise HTTPError(501, INSTALL)
         sessions = await self._sessions()
-        if self.open_doors.closing:
-            raise NoBackendAvailable("the server is stopping", retry_after=5)
         from uia_lab.doors.mcp_tools import Caller
 
         self._caller = Caller(self.principal, self.touch, passed_through(self.request.headers))
@@ -67,6 +70,8 @@ class McpDoor(Door):
         found: McpSessions | None = self.settings.get("uia_mcp")
         if found is None:
             module = await asyncio.to_thread(importlib.import_module, "uia_lab.doors.mcp_sessions")
+            if self.open_doors.closing:
+                raise NoBackendAvailable("the server is stopping", retry_after=5)
             if (found := self.settings.get("uia_mcp")) is None:
                 found = self.settings["uia_mcp"] = module.McpSessions(self.service, self.open_doors)
         return found

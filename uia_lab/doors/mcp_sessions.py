@@ -1,13 +1,14 @@
 """The MCP sessions of one mount: opened at the first request, ended with the mount."""
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
+from uia_lab.dialects.mcp import quieten
+from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.doors.asgi import Exchange
 from uia_lab.doors.base import MAX_BODY
 from uia_lab.doors.mcp_server import CALLER, ServiceServer
@@ -31,6 +32,7 @@ class McpSessions:
     """
 
     def __init__(self, service: "UnifiedInferenceService", open_doors: "OpenDoors") -> None:
+        quieten()
         self._answers = ServiceServer(service)
         # Who is a stranger, and which pages and hosts may ask, the door has decided before.
         self._manager = StreamableHTTPSessionManager(
@@ -42,6 +44,8 @@ class McpSessions:
         self._open_doors = open_doors
         self._end = asyncio.Event()
         self._ready = asyncio.Event()
+        # Before the task begins, so that a mount which stops in between waits for it.
+        open_doors.enter(self)
         # The SDK's task group is entered and left in one task.
         self._task = asyncio.create_task(self._run(), name="uia-mcp-sessions")
 
@@ -55,18 +59,24 @@ class McpSessions:
         Args:
             exchange: The request and its answer.
             caller: Who asks; a session serves nobody but the one that began it.
+
+        Raises:
+            NoBackendAvailable: The sessions have ended.
         """
         await self._ready.wait()
+        if self._end.is_set():
+            raise NoBackendAvailable("the server is stopping", retry_after=5)
         token = AccessToken(token="", client_id=caller.principal.name, scopes=sorted(caller.principal.scopes))
         await exchange.run(self._manager.handle_request, **{"user": AuthenticatedUser(token), CALLER: caller})
 
     async def _run(self) -> None:
-        self._open_doors.enter(self)
         try:
-            with suppress(asyncio.CancelledError):
-                async with self._manager.run():
-                    self._ready.set()
-                    await self._end.wait()
+            async with self._manager.run():
+                self._ready.set()
+                await self._end.wait()
             await self._answers.tools.close()
         finally:
+            # However it ended, nobody is to wait for it.
+            self._end.set()
+            self._ready.set()
             self._open_doors.leave(self)
