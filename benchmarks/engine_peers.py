@@ -1,7 +1,8 @@
 """What the engine is measured against, each in a process: ``python -m benchmarks.engine_peers KIND``.
 
 ``generate FOLDER TOKENS`` and ``static FOLDER TOKENS`` print tokens a second over 16 prompts; ``embed
-FOLDER`` prints texts a second of the micro-batcher without a door; ``xllamacpp FILE PORT`` serves.
+FOLDER`` prints texts a second of the micro-batcher without a door, once for each line it reads; ``xllamacpp
+FILE PORT`` serves.
 """
 
 import json
@@ -42,7 +43,7 @@ def generate(folder: str, tokens: int, *, together: bool) -> float:
         return len(prompts) * tokens / (time.perf_counter() - begin)
 
 
-def embed(folder: str) -> float:
+def embed(folder: str) -> None:
     from uia_lab.engine.embeddings import EmbeddingEngine
     from uia_lab.engine.frames import Done, Load, Submit
     from uia_lab.engine.worker import cores
@@ -55,15 +56,16 @@ def embed(folder: str) -> float:
     )
     engine.submit(Submit("warm", "text-embedding", "minilm", TEXTS[:8]))
     ended.acquire()
-    begin = time.perf_counter()
-    # As 32 clients that each wait for their answer.
-    for number, text in enumerate(TEXTS):
-        if number >= 32:
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        # As 32 clients that each wait for their answer.
+        for number, text in enumerate(TEXTS):
+            if number >= 32:
+                ended.acquire()
+            engine.submit(Submit(f"r{number}", "text-embedding", "minilm", text))
+        for _ in range(min(32, len(TEXTS))):
             ended.acquire()
-        engine.submit(Submit(f"r{number}", "text-embedding", "minilm", text))
-    for _ in range(min(32, len(TEXTS))):
-        ended.acquire()
-    return len(TEXTS) / (time.perf_counter() - begin)
+        print(json.dumps(len(TEXTS) / (time.perf_counter() - begin)), flush=True)
 
 
 def xllamacpp(file: str, port: int) -> None:
@@ -86,7 +88,7 @@ def main() -> None:
     if kind == "xllamacpp":
         xllamacpp(place, int(rest[0]))
     elif kind == "embed":
-        print(json.dumps(embed(place)))
+        embed(place)
     else:
         print(json.dumps(generate(place, int(rest[0]), together=kind == "static")))
 

@@ -198,8 +198,17 @@ class LocalModels:
         return {"model_id": model_id, "unloaded": was}
 
     async def listed(self) -> list[dict[str, Any]]:
-        """The models that are registered, loaded or not, and those that could be loaded."""
-        known = [self._shown(backend_id, backend) for backend_id, backend in self._backends.items()]
+        """The models that are registered, loaded or not, and those that could be loaded.
+
+        Each with the memory it takes or would take, as far as its files are here to tell.
+        """
+        known = [
+            {
+                **self._shown(backend_id, backend),
+                "estimated_bytes": await asyncio.to_thread(_needs, backend),
+            }
+            for backend_id, backend in tuple(self._backends.items())
+        ]
         if not self._config.hf_auto_discover_skills:
             return known
         now = asyncio.get_running_loop().time()
@@ -289,6 +298,7 @@ class LocalModels:
         source, holder = backend.source, backend.holder
         if options.keep_alive is not None:
             holder.keep_alive_s = options.keep_alive
+            holder.rest()
         asked = {
             "device": (device, (holder.device, holder.device.partition(":")[0], "auto")),
             "dtype": (options.dtype, (source.dtype,)),
@@ -418,6 +428,17 @@ class LocalModels:
             shown |= {"pid": backend.pid, "load_seconds": holder.load_seconds, "active": holder.active}
             shown["estimated_bytes"] = holder.needs_bytes
         return shown
+
+
+def _needs(backend: LocalBackend) -> int | None:
+    """Memory a model takes; before it is loaded, as its files tell. Reads their heads only, and blocks."""
+    if backend.loaded:
+        return backend.holder.needs_bytes
+    try:
+        source = backend.source
+        return source.estimate(backend.concurrency).total_bytes if source.is_here() else None
+    except (InferenceError, OSError):
+        return None
 
 
 async def _follow(holder: ModelHolder, say: Tell) -> None:

@@ -253,13 +253,19 @@ def test_embeddings_that_are_none_are_the_backends_fault(result):
 
 
 def test_hints_from_headers_and_body_and_bad_ones_by_name():
-    headers = {"x-uia-prefer": "gpu, api,gpu", "x-uia-priority": "3", "x-uia-timeout": "2.5"}
+    headers = {
+        "x-uia-exclude": "a, b,",
+        "x-uia-prefer": "gpu, api,gpu",
+        "x-uia-priority": "3",
+        "x-uia-timeout": "2.5",
+    }
     assert routing_hints(headers, {"backend": "b", "session": "s", "priority": 4}) == RoutingHints(
         preferred_types=(BackendType.GPU, BackendType.API),
         backend_id="b",
         session_id="s",
         priority=4,
         deadline_s=2.5,
+        excluded_backends=frozenset({"a", "b"}),
     )
     for given_headers, given_body, param in (
         ({"x-uia-priority": "high"}, {}, "x-uia-priority"),
@@ -267,6 +273,8 @@ def test_hints_from_headers_and_body_and_bad_ones_by_name():
         ({"x-uia-timeout": "0"}, {}, "x-uia-timeout"),
         ({"x-uia-prefer": "tpu"}, {}, "x-uia-prefer"),
         ({}, {"prefer": 3}, "uia.prefer"),
+        ({}, {"exclude": [3]}, "uia.exclude"),
+        ({"x-uia-exclude": ",".join(["x"] * 65)}, {}, "x-uia-exclude"),
         ({}, {"prio": 3}, "uia.prio"),
         ({}, {"timeout": -1}, "uia.timeout"),
     ):

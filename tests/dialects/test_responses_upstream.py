@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.dialects.conftest import read, sse_bytes
 from uia_lab.dialects.responses import answers, calls

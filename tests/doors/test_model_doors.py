@@ -89,3 +89,21 @@ async def test_a_malformed_load_names_its_field(house, body, param):
     async with house.call("POST", "models/load", json=body) as response:
         assert response.status == 400
         assert (await response.json())["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [({"temperature": 99}, "parameters.temperature"), ({"max_tokens": 0}, "parameters.max_tokens")],
+)
+async def test_parameters_of_a_text_are_checked_as_those_of_a_chat(house, parameters, param):
+    body = {"task": "chat", "model": "echo", "inputs": "a", "parameters": parameters}
+    async with house.call("POST", "infer", "infer", json=body) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == param
+
+
+async def test_what_is_to_be_excluded_is(house):
+    body = {"task": "chat", "model": "echo", "inputs": "a", "routing": {"exclude": ["echo"]}}
+    async with house.call("POST", "infer", "infer", json=body) as response:
+        assert response.status == 503
+        assert "excluded by the request" in (await response.json())["error"]["message"]

@@ -279,8 +279,8 @@ async def test_each_type_takes_its_scope(house, key):
     async with house.socket(key) as ws:
         for name, message in MESSAGES.items():
             await ws.send(name, **fields.get(name, {}))
-            answer = await ws.receive("error", "subscribed", "unsubscribed", "status", "pong", "registered",
-                                      "inference_result")  # fmt: skip
+            answer = await ws.receive("error", "subscribed", "unsubscribed", "status", "history", "pong",
+                                      "registered", "inference_result")  # fmt: skip
             refused = answer.get("code") == "not_allowed"
             assert refused == (message.scope not in (None, key) and key != "admin"), name
 

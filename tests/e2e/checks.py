@@ -127,7 +127,7 @@ def set_theme(page, name):
     lit = str(name == "light").lower()
     page.wait_for_selector(f'body[data-jp-theme-light="{lit}"]', state="attached")
     # The theme's style sheet comes a moment after its name.
-    page.wait_for_timeout(400)
+    page.wait_for_timeout(1000)
 
 
 def picture(locator, name):

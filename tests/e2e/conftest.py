@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -199,7 +200,9 @@ def axe(tmp_path_factory):
 @pytest.fixture
 def page(server, browser):
     """A fresh page; at the end, no error of the page and no request to anybody else."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1500})
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 1500}, permissions=["clipboard-read", "clipboard-write"]
+    )
     page = context.new_page()
     page.set_default_timeout(30_000)
     errors, strangers = [], []
@@ -246,3 +249,27 @@ def run_all_in():
 def run_all(page):
     """Runs all cells of the notebook in front, without waiting for their end."""
     return lambda: page.evaluate(RUN_ALL)
+
+
+@pytest.fixture
+def fault_server():
+    """A chat server that breaks as it is told, on a loop of its own; it can be killed and comes back."""
+    from anyio.from_thread import start_blocking_portal
+
+    from tests.upstreams.fault_server import Fault, FaultServer
+
+    with start_blocking_portal() as portal:
+        upstream = FaultServer()
+        portal.call(upstream.__aenter__)
+
+        def switch(fault, **settings):
+            portal.call(lambda: upstream.switch(Fault(fault), **settings))
+
+        yield SimpleNamespace(
+            url=upstream.url,
+            switch=switch,
+            kill=lambda: switch(Fault.REFUSED),
+            revive=lambda: switch(Fault.NONE),
+            upstream=upstream,
+        )
+        portal.call(upstream.__aexit__, None, None, None)

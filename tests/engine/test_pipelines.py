@@ -214,6 +214,21 @@ def test_audio_transcription(asked, pipeline):
             asked.start(engine, "audio-transcription", wrong, sampling_rate=16000)
 
 
+def test_audio_transcription_by_an_encoder_and_a_decoder(asked, pipeline):
+    import torch
+    from transformers import WhisperFeatureExtractor
+
+    engine, (model, tokenizer) = pipeline("audio-transcription", tiny.whisper)
+    samples = tone(seconds=0.9)
+    features = WhisperFeatureExtractor(feature_size=8, chunk_length=1)(
+        samples, sampling_rate=16000, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        expected = tokenizer.decode(model.generate(features.input_features)[0], skip_special_tokens=True)
+    assert expected
+    assert asked.result(engine, "audio-transcription", samples, sampling_rate=16000) == {"text": expected}
+
+
 def test_image_classification(asked, pipeline):
     image = pytest.importorskip("PIL.Image")
     engine, _ = pipeline("image-classification", tiny.vit)

@@ -166,3 +166,96 @@ def wav2vec2(folder: Path, *, seed=0):
     ).eval()  # fmt: skip
     model.save_pretrained(folder)
     return model, tokenizer
+
+
+def whisper(folder: Path, *, seed=0):
+    """A speech recogniser that writes text, an encoder and a decoder as Whisper has them."""
+    import torch
+    from transformers import (
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperTokenizer,
+    )
+
+    byte_tokenizer(folder, chat=False)
+    words = json.loads((folder / "tokenizer.json").read_text())["model"]
+    tokenizer = WhisperTokenizer(
+        vocab=words["vocab"], merges=[tuple(pair) for pair in words["merges"]], unk_token="</s>",
+        bos_token="<s>", eos_token="</s>", pad_token="<pad>",
+    )  # fmt: skip
+    # What comes behind the last special token counts as a moment of the recording, not as text.
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|notimestamps|>"]})
+    tokenizer.save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=8, chunk_length=1).save_pretrained(folder)
+    torch.manual_seed(seed)
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    model = WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=len(tokenizer), num_mel_bins=8, d_model=32, encoder_layers=2, decoder_layers=2,
+            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64,
+            max_source_positions=50, max_target_positions=24, init_std=0.2, suppress_tokens=None,
+            begin_suppress_tokens=None, **ids,
+        )
+    ).eval()  # fmt: skip
+    model.generation_config.max_length = 16
+    model.save_pretrained(folder)
+    return model, tokenizer
+
+
+def gguf(folder: Path, file: Path, *, seed=0):
+    """The causal language model as a GGUF file; returns model and tokenizer.
+
+    Args:
+        folder: Where the model is saved too.
+        file: The file to write.
+    """
+    from gguf import GGUFWriter, TokenType
+
+    model, tokenizer = llama(folder, seed=seed)
+    config = model.config
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    words = json.loads((folder / "tokenizer.json").read_text())
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    special = set(tokenizer.all_special_ids)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([token for token, _ in by_id])
+    writer.add_token_types([TokenType.CONTROL if n in special else TokenType.NORMAL for _, n in by_id])
+    writer.add_token_merges([" ".join(pair) for pair in words["model"]["merges"]])
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    writer.add_chat_template(CHATML)
+    names = {
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    for name, value in model.state_dict().items():
+        array, key = value.float().numpy(), name.removesuffix(".weight")
+        if key in outer:
+            writer.add_tensor(f"{outer[key]}.weight", array)
+            continue
+        _, _, layer, part = key.split(".", 3)
+        if part in ("self_attn.q_proj", "self_attn.k_proj"):
+            heads = config.num_attention_heads if "q_proj" in part else config.num_key_value_heads
+            # llama.cpp rotates neighbours, transformers halves.
+            halves = array.reshape(heads, 2, array.shape[0] // heads // 2, array.shape[1])
+            array = halves.swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"blk.{layer}.{names[part]}.weight", array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model, tokenizer

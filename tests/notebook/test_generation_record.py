@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from uia_lab.domain.errors import BackendFailed, Cancelled, DeadlineExceeded
+from uia_lab.domain.errors import BackendFailed, BadRequest, Cancelled, DeadlineExceeded
 from uia_lab.domain.events import Attempted, Chunk, Finished, Reasoning, Started, Switched, Text, Usage
 from uia_lab.notebook.generation import Generation
 
@@ -115,3 +115,31 @@ def test_its_faces(record, clock):
     assert "2.0 tok/s" in bundle["text/plain"]
     assert str(record) == "1 < 2 & <b>"
     assert "done" in repr(record)
+
+
+def test_where_it_went_on_elsewhere_is_kept_with_its_place(record, clock):
+    record.feed(Started("one"))
+    record.feed(Chunk(0, Text("Once <upon> ")))
+    clock.now += 2
+    record.feed(Switched("one", "two", "cut <off>", 1))
+    record.feed(Chunk(1, Text("a time")))
+    trail = (Attempted("one", "failed", 2000.0, "backend_failed", "cut <off>"), Attempted("two", "ok", 10.0))
+    record.feed(Finished("Once <upon> a time", Usage(4, 4), "stop", trail))
+    (turn,) = record.turns
+    assert (turn.offset, turn.from_id, turn.to_id, turn.at_s) == (12, "one", "two", 2.0)
+    html = record.html("mark-1")
+    assert 'data-uia-mark="mark-1"' in html
+    assert html.index("Once &lt;upon&gt; <span") < html.index("one → two at 2.00 s: cut &lt;off&gt;")
+    assert "2 attempts" in html
+    assert "[one → two at 2.00 s: cut <off> after 12 characters]" in record.to_text()
+    assert record.tried == {"one", "two"}
+
+
+def test_asking_again_needs_an_end_and_a_lab(record):
+    with pytest.raises(BadRequest, match="still running"):
+        record.retry()
+    record.feed(finished("ab", 2))
+    with pytest.raises(BadRequest, match="no Lab"):
+        record.retry()
+    with pytest.raises(BadRequest, match="no Lab"):
+        record.to_openai()

@@ -84,6 +84,9 @@ def test_answers_questions_and_errors(script):
       live.infer({ model: "w", inputs: [{ role: "user", content }] })));
     say("whole", ...results.map((message) => message.result));
     say("pong", (await live.ask("ping")).type, (await live.ask("status", { details: "full" })).detail_level);
+    const told = await live.ask("history", { after: 0, limit: 5 });
+    say("history", told.interval_s, told.samples.length <= 5, live.seen.instances.has(told.instance_id));
+    await live.ask("anything").catch((error) => say("no question", error.code));
     await live.infer({ model: "b", inputs: "x" }).catch((error) => say("error", error.code));
     await live.infer({ inputs: "x", task: "dancing" }).catch((error) => say("error", error.code));
     const slow = live.infer({ model: "w", inputs: [{ role: "user", content: "slowly " + "on ".repeat(500) }],
@@ -95,6 +98,8 @@ def test_answers_questions_and_errors(script):
     assert run.hear("stream") == ["a b ", "inference_complete", "words"]
     assert run.hear("whole") == ["x ", "y z "]
     assert run.hear("pong") == ["pong", "full"]
+    assert run.hear("history") == [1, True, True]
+    assert run.hear("no question") == ["bad_request"]
     assert [run.hear("error") for _ in range(3)] == [["backend_failed"], ["bad_request"], ["cancelled"]]
     assert run.hear("state") == ["live"]
     run.ended()

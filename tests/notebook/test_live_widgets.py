@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,9 @@ from uia_lab.notebook.widgets.base import Service
 from uia_lab.notebook.widgets.dashboard import TABS, Dashboard
 from uia_lab.notebook.widgets.route_view import RouteView
 from uia_lab.notebook.widgets.status_board import StatusBoard
+
+STATIC = Path(base.__file__).parent.parent / "static"
+MODULES = sorted(path.name for path in STATIC.glob("*.js") if "\nexport default { " in path.read_text())
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 REPORT = {
@@ -207,7 +211,7 @@ def test_an_explanation_is_a_mapping():
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", ["status_board.js", "balancing_chart.js", "route_view.js", "dashboard.js"])
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_has_no_name_twice(name, tmp_path):
     (tmp_path / "module.mjs").write_text(esm(name))
     subprocess.run([NODE, "--check", "module.mjs"], cwd=tmp_path, check=True)

@@ -51,6 +51,16 @@ def test_protocols_and_pins(router, add, request_for):
     assert "no backend 'c'" in error.message
 
 
+def test_an_excluded_backend_is_passed_over(router, add, request_for):
+    add("a")
+    add("b")
+    assert {winner(router, request_for(excluded_backends=frozenset({"a"}))) for _ in range(4)} == {"b"}
+    error = winner(router, request_for(excluded_backends=frozenset({"a", "b"})))
+    assert isinstance(error, NoBackendAvailable)
+    assert "a: excluded by the request" in error.message
+    assert winner(router, request_for(backend_id="a")) == "a", "the cache tells them apart"
+
+
 @pytest.mark.parametrize(
     ("policy", "request_fields", "served"),
     [

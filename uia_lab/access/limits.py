@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
+
+import msgspec
 
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.windows import Window
@@ -210,11 +211,11 @@ class Limiter:
                     param="model",
                 )
             # The bytes as they came may name other models, in fields that only the upstream knows.
-            wire = request.wire and replace(request.wire, restricted=True)
-            request = replace(request, model=model, wire=wire)
+            wire = request.wire and msgspec.structs.replace(request.wire, restricted=True)
+            request = msgspec.structs.replace(request, model=model, wire=wire)
         if limits.backend_types is not None:
             permitted = frozenset(BackendType(item) for item in limits.backend_types)
-            request = replace(request, permitted_types=permitted)
+            request = msgspec.structs.replace(request, permitted_types=permitted)
         return request
 
 
@@ -228,7 +229,7 @@ def duration(seconds: float) -> str:
 
 def _named(key: Key, model: str) -> bool:
     models = key.limits.models
-    return models is None or any(model == item or fnmatchcase(model, item) for item in models)
+    return models is None or model in models or any(fnmatchcase(model, item) for item in models)
 
 
 def _estimate(request: InferenceRequest, limits: Limits) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from uia_lab.access.endpoints import EndpointPolicy
@@ -17,13 +16,6 @@ MOST_CONNECTIONS = 1024
 KEEP_ALIVE_S = 4.0
 # A connection that was closed while it lay idle fails at once; what fails later had been taken up.
 STALE_S = 0.05
-
-
-@dataclass(slots=True)
-class _Use:
-    """How the connection of one call was come by."""
-
-    reused: bool = False
 
 
 class SharedSession:
@@ -74,16 +66,16 @@ class SharedSession:
         """
         import aiohttp
 
+        from uia_lab.backends.connector import reused
+
         session = await self.get()
-        use, began = _Use(), time.monotonic()
+        began = time.monotonic()
         try:
-            return await session.post(
-                url, data=body(), allow_redirects=False, trace_request_ctx=use, **options
-            )
+            return await session.post(url, data=body(), allow_redirects=False, **options)
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not use.reused or time.monotonic() - began > STALE_S:
+            if not reused.get() or time.monotonic() - began > STALE_S:
                 raise
         await self.get()
         if self._fresh is None:
@@ -93,11 +85,12 @@ class SharedSession:
     def _open(self, *, force_close: bool = False) -> "aiohttp.ClientSession":
         import aiohttp
 
+        from uia_lab.backends.connector import Connector
+
         kept: dict[str, Any] = {"force_close": True} if force_close else {"keepalive_timeout": KEEP_ALIVE_S}
-        connector = aiohttp.TCPConnector(limit=MOST_CONNECTIONS, resolver=self._endpoints.resolver(), **kept)
+        connector = Connector(limit=MOST_CONNECTIONS, resolver=self._endpoints.resolver(), **kept)
         return aiohttp.ClientSession(
             connector=connector,
-            trace_configs=[_trace()],
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Compressed bodies are neither bounded nor streamed well; one that comes all the same stays so.
@@ -114,15 +107,3 @@ async def _close(session: "aiohttp.ClientSession | None", loop: asyncio.Abstract
         await session.close()
     else:
         asyncio.run_coroutine_threadsafe(session.close(), loop)
-
-
-def _trace() -> "aiohttp.TraceConfig":
-    import aiohttp
-
-    async def reused(_session: Any, context: Any, _parameters: Any) -> None:
-        if isinstance(context.trace_request_ctx, _Use):
-            context.trace_request_ctx.reused = True
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(reused)
-    return trace

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
@@ -42,8 +42,7 @@ _UNFIT = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True):
     """One call, ready to be sent.
 
     Args:
@@ -187,7 +186,7 @@ class HttpBackend:
         import aiohttp
 
         if request.model is None:
-            request = replace(request, model=self._default_model())
+            request = msgspec.structs.replace(request, model=self._default_model())
         call = self._call(request)
         reader = call.reader
         # One and the same for all of the call: another call may meanwhile find that it was changed.
@@ -265,7 +264,7 @@ class HttpBackend:
             return await self._session.post(
                 call.url,
                 call.body,
-                params=self._query,
+                params=self._query or None,
                 headers={**call.headers, **self._authorization(key)},
             )
         except asyncio.CancelledError:
@@ -380,7 +379,9 @@ class HttpBackend:
                 if other is not None:
                     body.setdefault(other, value)
         body |= self._fields
-        return replace(outgoing, body={name: value for name, value in body.items() if value is not None})
+        return msgspec.structs.replace(
+            outgoing, body={name: value for name, value in body.items() if value is not None}
+        )
 
     def _default_model(self) -> str:
         names = [name for name in self.description.models or self._models if "*" not in name]

@@ -10,12 +10,13 @@ from uia_lab.domain.backends import BackendType, member
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import RoutingHints
 
-NAMES = ("backend", "prefer", "session", "priority", "timeout")
+NAMES = ("backend", "prefer", "session", "priority", "timeout", "exclude")
 _HEADERS = {name: f"x-uia-{name}" for name in NAMES}
 _NONE = RoutingHints()
 MAX_TIMEOUT_S = 86_400
 MAX_PRIORITY = 1000
 MAX_VIA = 16
+MAX_EXCLUDED = 64
 # What a header carries as it is: visible ASCII without the comma that stands between two of them.
 _ID = re.compile(r"[!-+\--~]{1,128}")
 
@@ -25,7 +26,8 @@ def routing_hints(headers: Mapping[str, str], body: Mapping[str, Any] | None = N
 
     Args:
         headers: ``x-uia-backend``, ``x-uia-prefer`` (comma list of types), ``x-uia-session``,
-            ``x-uia-priority``, ``x-uia-timeout`` (seconds for everything).
+            ``x-uia-priority``, ``x-uia-timeout`` (seconds for everything),
+            ``x-uia-exclude`` (comma list of ids of backends).
         body: The ``uia`` object with the same names.
 
     Raises:
@@ -55,6 +57,7 @@ def routing_hints(headers: Mapping[str, str], body: Mapping[str, Any] | None = N
         session_id=fields.text(named.get("session", "session"), 256),
         priority=fields.whole(named.get("priority", "priority"), -MAX_PRIORITY, MAX_PRIORITY) or 0,
         deadline_s=timeout,
+        excluded_backends=_excluded(given.get("exclude"), named.get("exclude", "exclude")),
     )
 
 
@@ -98,6 +101,17 @@ def _types(value: Any, name: str) -> tuple[BackendType, ...]:
     if len(items) > len(BackendType):
         raise BadRequest(f"{name} must be at most {len(BackendType)} backend types", param=name)
     return tuple(dict.fromkeys(member(BackendType, item.strip(), name) for item in items if item.strip()))
+
+
+def _excluded(value: Any, name: str) -> frozenset[str]:
+    if value is None:
+        return frozenset()
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise BadRequest(f"{name} must be a list of ids of backends, not {kind(value)}", param=name)
+    if len(items) > MAX_EXCLUDED or any(len(item) > 256 for item in items):
+        raise BadRequest(f"{name} must be at most {MAX_EXCLUDED} ids of backends", param=name)
+    return frozenset(stripped for item in items if (stripped := item.strip()))
 
 
 def _number(text: str) -> Any:

@@ -1,8 +1,9 @@
 """A parsed call, and the parameters that the endpoints of OpenAI's dialect share."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import kind
@@ -15,8 +16,7 @@ MAX_STOPS = 16
 MAX_ANSWERS = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One call as it was parsed.
 
     Args:
@@ -38,14 +38,14 @@ class Call:
     model: str | None
     inputs: Any = None
     messages: Sequence[Message] | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
     choices: int = 1
     encoding: str = "float"
-    hints: Mapping[str, Any] = field(default_factory=dict)
+    hints: Mapping[str, Any] = msgspec.field(default_factory=dict)
     wire: Wire | None = None
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    shown: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     def request(
         self, request_id: str, principal: str, routing: RoutingHints, via: tuple[str, ...] = ()
@@ -73,26 +73,18 @@ class Call:
         )
 
 
-def sampling(fields: Fields) -> dict[str, Any]:
-    """The sampling parameters that chat and completions share; what was not sent is not there.
+Checks = Mapping[str, Callable[[Fields], Any]]
+"""How the parameters of an endpoint are read, by name."""
+
+
+def checked(checks: Checks, fields: Fields) -> dict[str, Any]:
+    """The parameters that were sent, each checked; null and what asks for nothing count as not sent.
 
     Raises:
         BadRequest: One of the wrong type or out of range.
     """
-    values = {
-        "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1),
-        "top_k": fields.whole("top_k", -1),
-        "min_p": fields.number("min_p", 0, 1),
-        "frequency_penalty": fields.number("frequency_penalty", -2, 2),
-        "presence_penalty": fields.number("presence_penalty", -2, 2),
-        "repetition_penalty": fields.number("repetition_penalty", 0, 10),
-        "n": fields.whole("n", 1, MAX_CHOICES),
-        "seed": fields.whole("seed"),
-        "stop": _stop(fields),
-        "logit_bias": fields.mapping("logit_bias") or None,
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    sent = fields.values.keys() & checks.keys()
+    return {name: value for name in sorted(sent) if (value := checks[name](fields)) is not None}
 
 
 def streaming(fields: Fields) -> tuple[bool, bool]:
@@ -157,6 +149,22 @@ def _stop(fields: Fields) -> str | list[str] | None:
     if len(value) > MAX_STOPS:
         raise BadRequest(f"stop has {len(value)} strings; at most {MAX_STOPS} are taken", param="stop")
     return [item for item in value if item] or None
+
+
+SAMPLING: Checks = {
+    "temperature": lambda fields: fields.number("temperature", 0, 2),
+    "top_p": lambda fields: fields.number("top_p", 0, 1),
+    "top_k": lambda fields: fields.whole("top_k", -1),
+    "min_p": lambda fields: fields.number("min_p", 0, 1),
+    "frequency_penalty": lambda fields: fields.number("frequency_penalty", -2, 2),
+    "presence_penalty": lambda fields: fields.number("presence_penalty", -2, 2),
+    "repetition_penalty": lambda fields: fields.number("repetition_penalty", 0, 10),
+    "n": lambda fields: fields.whole("n", 1, MAX_CHOICES),
+    "seed": lambda fields: fields.whole("seed"),
+    "stop": _stop,
+    "logit_bias": lambda fields: fields.mapping("logit_bias") or None,
+}
+"""The sampling parameters that chat and completions share."""
 
 
 def _tokens(value: Any) -> bool:

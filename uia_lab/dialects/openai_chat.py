@@ -8,7 +8,7 @@ from uia_lab.dialects import sse
 from uia_lab.dialects.answer import Answer, as_text, logprob_entries
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object, kind
-from uia_lab.dialects.openai_call import Call, sampling, streaming, usage_object
+from uia_lab.dialects.openai_call import SAMPLING, Call, Checks, checked, streaming, usage_object
 from uia_lab.dialects.passed_on import PassedOn
 from uia_lab.dialects.relay import CHAT
 from uia_lab.domain.errors import BadRequest, suggestion
@@ -29,7 +29,7 @@ def parse(body: bytes) -> Call:
     values = decode_object(body)
     fields = Fields(values)
     stream, include_usage = streaming(fields)
-    parameters = sampling(fields) | _own(fields)
+    parameters = _parameters(fields)
     return Call(
         TEXT_GENERATION,
         model=fields.text("model", 512),
@@ -43,30 +43,40 @@ def parse(body: bytes) -> Call:
     )
 
 
-def _own(fields: Fields) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "max_tokens": fields.whole("max_tokens", 1, _LARGEST_ANSWER),
-        "max_completion_tokens": fields.whole("max_completion_tokens", 1, _LARGEST_ANSWER),
-        "logprobs": fields.flag("logprobs") or None,
-        "top_logprobs": fields.whole("top_logprobs", 0, 20),
-        "reasoning_effort": fields.text("reasoning_effort", 32),
-        "audio": fields.mapping("audio"),
-        "functions": fields.objects("functions") or None,
-        "tools": fields.objects("tools") or None,
-    }
-    if values["top_logprobs"] is not None and not values["logprobs"]:
-        raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+def _form(fields: Fields) -> dict[str, Any] | None:
+    # Plain text is what every backend gives: no feature to ask for.
     form = fields.mapping("response_format")
-    # Plain text and text-only answers are what every backend gives: no feature to ask for.
-    values["response_format"] = None if form == {"type": "text"} else form
+    return None if form == {"type": "text"} else form
+
+
+def _modalities(fields: Fields) -> list[str] | None:
     modalities = fields.strings("modalities")
-    values["modalities"] = None if modalities == ["text"] else modalities
-    if values["tools"]:
-        values["tool_choice"] = fields.values.get("tool_choice")
-        values["parallel_tool_calls"] = fields.values.get("parallel_tool_calls")
-    if values["functions"]:
-        values["function_call"] = fields.values.get("function_call")
-    return {name: value for name, value in values.items() if value is not None}
+    return None if modalities == ["text"] else modalities
+
+
+_CHECKS: Checks = {
+    **SAMPLING,
+    "max_tokens": lambda fields: fields.whole("max_tokens", 1, _LARGEST_ANSWER),
+    "max_completion_tokens": lambda fields: fields.whole("max_completion_tokens", 1, _LARGEST_ANSWER),
+    "logprobs": lambda fields: fields.flag("logprobs") or None,
+    "top_logprobs": lambda fields: fields.whole("top_logprobs", 0, 20),
+    "reasoning_effort": lambda fields: fields.text("reasoning_effort", 32),
+    "audio": lambda fields: fields.mapping("audio"),
+    "functions": lambda fields: fields.objects("functions") or None,
+    "tools": lambda fields: fields.objects("tools") or None,
+    "response_format": _form,
+    "modalities": _modalities,
+}
+
+
+def _parameters(fields: Fields) -> dict[str, Any]:
+    found = checked(_CHECKS, fields)
+    if "top_logprobs" in found and "logprobs" not in found:
+        raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    for of, names in (("tools", ("tool_choice", "parallel_tool_calls")), ("functions", ("function_call",))):
+        if of in found:
+            found |= {name: value for name in names if (value := fields.values.get(name)) is not None}
+    return found
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:

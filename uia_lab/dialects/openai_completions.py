@@ -11,8 +11,10 @@ from uia_lab.dialects.json_body import decode_object
 from uia_lab.dialects.openai_call import (
     MAX_ANSWERS,
     MAX_CHOICES,
+    SAMPLING,
     Call,
-    sampling,
+    Checks,
+    checked,
     streaming,
     texts,
     usage_object,
@@ -24,6 +26,15 @@ from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Relayed, Te
 from uia_lab.domain.requests import Wire
 from uia_lab.domain.tasks import TEXT_GENERATION
 
+_CHECKS: Checks = {
+    **SAMPLING,
+    "max_tokens": lambda fields: fields.whole("max_tokens", 0, 10_000_000),
+    "max_completion_tokens": lambda fields: fields.whole("max_completion_tokens", 0, 10_000_000),
+    "logprobs": lambda fields: fields.whole("logprobs", 0, 20),
+    "echo": lambda fields: fields.flag("echo") or None,
+    "suffix": lambda fields: fields.text("suffix", 1_000_000) if fields.values.get("suffix") else None,
+}
+
 
 def parse(body: bytes) -> Call:
     """The call in a body; fields we do not know are ignored.
@@ -34,15 +45,7 @@ def parse(body: bytes) -> Call:
     fields = Fields(decode_object(body))
     prompt, prompts = texts(fields, "prompt")
     stream, include_usage = streaming(fields)
-    parameters = sampling(fields)
-    own = {
-        "max_tokens": fields.whole("max_tokens", 0, 10_000_000),
-        "max_completion_tokens": fields.whole("max_completion_tokens", 0, 10_000_000),
-        "logprobs": fields.whole("logprobs", 0, 20),
-        "echo": fields.flag("echo") or None,
-        "suffix": fields.text("suffix", 1_000_000) if fields.values.get("suffix") else None,
-    }
-    parameters |= {name: value for name, value in own.items() if value is not None}
+    parameters = checked(_CHECKS, fields)
     n = parameters.get("n", 1)
     if prompts * n > MAX_ANSWERS:
         raise BadRequest(f"{prompts} prompts times n={n} is more than {MAX_ANSWERS} answers", param="n")

@@ -7,6 +7,7 @@ from uia_lab.dialects.answer import Answer
 from uia_lab.dialects.fields import Fields
 from uia_lab.dialects.json_body import decode_object
 from uia_lab.dialects.openai_call import Call, usage_object
+from uia_lab.dialects.websocket_parameters import parameters_of
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Chunk, Event, Finished, Reasoning, Result, Switched, Text, ToolCall
 from uia_lab.domain.tasks import TEXT_GENERATION, canonical_task
@@ -27,12 +28,13 @@ def parse(body: bytes) -> Call:
         raise BadRequest("task is missing", param="task")
     parameters = fields.mapping("parameters") or {}
     count = parameters.get("n", 1)
+    task = canonical_task(task)
     return Call(
-        canonical_task(task),
+        task,
         fields.text("model", 256),
         inputs=fields.values.get("inputs"),
         messages=fields.objects("messages"),
-        parameters=parameters,
+        parameters=parameters_of(task, parameters, fields.values.get("inputs")),
         stream=fields.flag("stream"),
         choices=count if type(count) is int and 1 <= count <= 128 else 1,
         hints=fields.mapping("routing") or {},
@@ -74,7 +76,8 @@ class Stream:
                 data["logprobs"] = event.logprobs
             return sse.event(data, "chunk")
         if isinstance(event, Switched):
-            return sse.event({"from": event.from_id, "to": event.to_id, "reason": event.reason}, "switched")
+            switch = {"from": event.from_id, "to": event.to_id, "reason": event.reason}
+            return sse.event({**switch, "at_index": event.at_index}, "switched")
         if isinstance(event, Finished):
             end = {**self._head, "usage": usage_object(event.usage), "finish_reason": event.finish_reason}
             return sse.event(end, "complete") + sse.DONE

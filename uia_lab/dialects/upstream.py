@@ -1,8 +1,9 @@
 """What a dialect offers an adapter: a request as a call of the upstream, and its answer as events."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from uia_lab.domain.audio import Audio
 from uia_lab.domain.errors import InferenceError
@@ -10,8 +11,7 @@ from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """One call of an upstream.
 
     Args:
@@ -25,8 +25,8 @@ class Outgoing:
     path: str
     body: Mapping[str, Any]
     stream: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, Audio] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    files: Mapping[str, Audio] = msgspec.field(default_factory=dict)
 
 
 class Reader(Protocol):

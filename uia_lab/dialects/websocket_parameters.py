@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from uia_lab.dialects.fields import Fields
-from uia_lab.dialects.openai_call import MAX_ANSWERS, MAX_CHOICES, sampling, texts
+from uia_lab.dialects.openai_call import MAX_ANSWERS, MAX_CHOICES, SAMPLING, checked, texts
 from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.tasks import IMAGE_GENERATION, TEXT_EMBEDDING, TEXT_GENERATION
 
@@ -43,7 +43,7 @@ def parameters_of(task: str, given: Mapping[str, Any], inputs: Any) -> dict[str,
     read = _READERS.get(task)
     if read is None:
         # No upstream is asked for these, only functions and models of our own.
-        return {**given, **sampling(fields)}
+        return {**given, **checked(SAMPLING, fields)}
     values = {name: value for name, value in read(fields).items() if value is not None}
     if task == TEXT_GENERATION and inputs is not None:
         _, prompts = texts(Fields({"inputs": inputs}), "inputs")
@@ -60,7 +60,7 @@ def _generation(fields: Fields) -> dict[str, Any]:
     if others and not any(lengths.values()):
         lengths["max_tokens"] = others[0]
     found: dict[str, Any] = {
-        **sampling(fields),
+        **checked(SAMPLING, fields),
         **lengths,
         "user": fields.text("user", 512),
         "reasoning_effort": fields.text("reasoning_effort", 32),

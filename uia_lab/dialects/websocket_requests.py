@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from uia_lab.dialects.fields import Fields
-from uia_lab.dialects.hints import MAX_PRIORITY, MAX_TIMEOUT_S, instance_ids, routing_hints
+from uia_lab.dialects.hints import MAX_EXCLUDED, MAX_PRIORITY, MAX_TIMEOUT_S, instance_ids, routing_hints
 from uia_lab.dialects.hints import NAMES as SHORT_NAMES
 from uia_lab.dialects.json_body import kind
 from uia_lab.dialects.openai_chat import ROLES
@@ -24,7 +24,7 @@ REPLACED = 4001
 """Code of a close by which the server says that the backend is another connection's now, or was taken out."""
 _HINTS = (
     "preferred_types", "required_protocols", "backend_id", "session_id", "priority", "deadline_s",
-    "max_attempts", "hedge_after_s", "resume", "via",
+    "max_attempts", "hedge_after_s", "resume", "via", "excluded_backends",
 )  # fmt: skip
 
 
@@ -204,6 +204,8 @@ def _routing(values: dict[str, Any]) -> tuple[RoutingHints, tuple[str, ...]]:
         deadline_s=short.deadline_s or fields.number("deadline_s", 0.001, MAX_TIMEOUT_S),
         max_attempts=fields.whole("max_attempts", 1, 100),
         hedge_after_s=fields.number("hedge_after_s", 0, MAX_TIMEOUT_S),
+        excluded_backends=short.excluded_backends
+        or frozenset((fields.strings("excluded_backends") or [])[:MAX_EXCLUDED]),
         resume=values.get("resume") is None or fields.flag("resume"),
     )
     return hints, via

@@ -260,6 +260,7 @@ class BackendInfo:
             "hardware_types": sorted(self.capabilities.hardware_types),
             "weight": self.weight,
             "max_concurrency": self.max_concurrency,
+            "price": dict(self.capabilities.price) if self.capabilities.price is not None else None,
             "enabled": self.enabled,
             "metrics": self.metrics.to_dict(),
             "by_model": {name: dict(figures) for name, figures in self.by_model.items()},

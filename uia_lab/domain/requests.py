@@ -3,8 +3,9 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import BadRequest
@@ -24,14 +25,14 @@ def new_request_id() -> str:
     return f"req-{_numbers.getrandbits(128):032x}"
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingHints:
+class RoutingHints(msgspec.Struct, frozen=True):
     """What the caller says about who should serve.
 
     Args:
         preferred_types: Tiers, best first; other types still serve when no preferred one can.
         required_protocols: Protocols a backend must speak.
         backend_id: Only this backend.
+        excluded_backends: None of these backends.
         session_id: Requests of one session go to one backend where the strategy has affinity.
         priority: Higher is served first from the queue.
         deadline_s: Seconds for everything, queue and attempts included.
@@ -53,6 +54,7 @@ class RoutingHints:
     max_attempts: int | None = None
     hedge_after_s: float | None = None
     resume: bool = True
+    excluded_backends: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name, least in (("deadline_s", 0.001), ("hedge_after_s", 0.0)):
@@ -75,8 +77,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(msgspec.Struct, frozen=True):
     """The request as it came, for an upstream of the same dialect.
 
     Args:
@@ -88,12 +89,11 @@ class Wire:
 
     dialect: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     restricted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
+class Resumed(msgspec.Struct, frozen=True):
     """An answer that broke off and goes on at another backend with the same weights.
 
     Args:
@@ -107,8 +107,7 @@ class Resumed:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True):
     """One request.
 
     Args:
@@ -134,7 +133,7 @@ class InferenceRequest:
     model: str | None = None
     inputs: Any = None
     messages: Sequence[Message] | None = None
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = msgspec.field(default_factory=dict)
     stream: bool = False
     principal: str = "local"
     via: tuple[str, ...] = ()
@@ -142,10 +141,11 @@ class InferenceRequest:
     routing: RoutingHints = RoutingHints()
     resumed: Resumed | None = None
     permitted_types: frozenset[BackendType] = frozenset()
-    id: str = field(default_factory=new_request_id)
+    id: str = msgspec.field(default_factory=new_request_id)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "task", canonical_task(self.task))
+        if (task := canonical_task(self.task)) is not self.task:
+            msgspec.structs.force_setattr(self, "task", task)
         if (self.inputs is None) == (self.messages is None):
             raise BadRequest("give exactly one of inputs and messages", param="inputs")
         if self.model is not None and (not isinstance(self.model, str) or not self.model):
@@ -178,8 +178,7 @@ def _characters(said: Any) -> int:
             return CHARACTERS_A_TOKEN
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceResult:
+class InferenceResult(msgspec.Struct, frozen=True):
     """The whole answer of a request that was not streamed.
 
     Args:

@@ -27,6 +27,7 @@ class Skill:
         origin: ``hub``, ``folder`` or ``file``.
         size: Bytes of its weights.
         reason: Why it cannot be loaded; empty where it can.
+        estimated_bytes: Memory it would take; None where it cannot be loaded.
     """
 
     model_id: str
@@ -35,6 +36,7 @@ class Skill:
     origin: str
     size: int
     reason: str = ""
+    estimated_bytes: int | None = None
 
 
 def from_hub(
@@ -122,6 +124,7 @@ def _places(folders: list[str], cache_dir: Path | None) -> Iterator[tuple[Path, 
 def _skill(path: Path, name: str, origin: str) -> Skill | None:
     try:
         source = recognise(path, name, origin)
+        needs = source.estimate(source.concurrency).total_bytes
     except BackendFailed as error:
         # A cache holds tokenizers and halves of downloads too; what is no model at all is not listed.
         if not (path / "config.json").is_file() and path.suffix != ".gguf":
@@ -129,4 +132,4 @@ def _skill(path: Path, name: str, origin: str) -> Skill | None:
         return Skill(name, "", "", origin, 0, error.message)
     except InferenceError as error:
         return Skill(name, "", "", origin, 0, error.message)
-    return Skill(name, source.task, source.engine, origin, source.size)
+    return Skill(name, source.task, source.engine, origin, source.size, estimated_bytes=needs)

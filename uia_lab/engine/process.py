@@ -15,6 +15,9 @@ from uia_lab.engine.frames import Answer, Cancel, Done, Failed, Load, Loaded, Pi
 
 QUEUE_FRAMES = 4096
 STDERR_LINES = 40
+# A worker answers between two tokens; only one that is frozen is silent for so long.
+BEAT_S = 10.0
+SILENT_S = 30.0
 _SPAWN_S = 30.0
 _SEND_S = 30.0
 _GRACE_S = 2.0
@@ -32,11 +35,23 @@ class WorkerProcess:
     Args:
         name: What messages call it: the model's name.
         on_death: Called once if it ends without having been asked to.
+        beat_s: Seconds between two questions whether it still lives, from the end of its load on.
+        silent_s: Seconds it may take to answer one of them before it is killed.
     """
 
-    def __init__(self, name: str, on_death: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        on_death: Callable[[], None] | None = None,
+        *,
+        beat_s: float = BEAT_S,
+        silent_s: float = SILENT_S,
+    ) -> None:
         self.name = name
         self._on_death = on_death
+        self._beat_s = beat_s
+        self._silent_s = silent_s
+        self._silent = False
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -120,6 +135,7 @@ class WorkerProcess:
         answer = await self._ask(message, timeout_s)
         if not isinstance(answer, Loaded):
             raise BackendFailed(f"{self.name} cannot be loaded: {getattr(answer, 'message', answer)}")
+        self._tasks.append(asyncio.create_task(self._beat(), name=f"worker {self.name} heartbeat"))
         return answer.seconds
 
     async def ping(self, timeout_s: float = 5.0) -> dict[str, float]:
@@ -305,14 +321,15 @@ class WorkerProcess:
             async with asyncio.timeout(_KILL_S):
                 # The socket closes just before the process is gone, and its last words come after that.
                 status = await process.wait()
-                await asyncio.wait(self._tasks[1:], timeout=1.0)
+                await asyncio.wait(self._tasks[1:2], timeout=1.0)
         except TimeoutError:
             process.kill()
             status = await process.wait()
         if self._stopping and not broke:
             self._why = f"the worker of {self.name} was stopped"
         else:
-            self._why = f"the worker of {self.name} died ({broke or ending(status)})"
+            silent = f"killed: it did not answer for {self._silent_s:g} s" if self._silent else ""
+            self._why = f"the worker of {self.name} died ({broke or silent or ending(status)})"
             if self._stderr:
                 self._why += ": " + " | ".join(list(self._stderr)[-5:])
         self._dead.set()
@@ -324,6 +341,24 @@ class WorkerProcess:
             self._writer.close()
         if self._on_death is not None and (broke or not self._stopping):
             self._on_death()
+
+    async def _beat(self) -> None:
+        """Kills a worker that has stopped answering: its requests fail now, and a new one can be loaded."""
+        assert self._process is not None
+        while not self._dead.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._beat_s):
+                    await self._dead.wait()
+                    return
+            try:
+                await self.ping(self._silent_s)
+            except BackendTimeout:
+                self._silent = True
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                return
+            except BackendFailed:
+                return
 
     async def _listen(self) -> None:
         """Keeps the last lines of stderr; a worker whose stderr nobody reads would stand still."""

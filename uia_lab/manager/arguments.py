@@ -97,7 +97,7 @@ def make_request(
     Raises:
         BadRequest: An unknown hint, or a bad field.
     """
-    known = RoutingHints.__dataclass_fields__
+    known = RoutingHints.__struct_fields__
     for name in hints:
         if name not in known:
             raise BadRequest(f"unknown hint {name!r}.{suggestion(name, known)}", param=name)

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 
 import msgspec
 
@@ -63,11 +62,14 @@ async def travel(host: Host, request: InferenceRequest) -> AsyncGenerator[Event,
         if host.admit is not None:
             admission = host.admit(request)
             run.request = admission.request
-        async with aclosing(_attempts(host, run)) as events:
+        events = _attempts(host, run)
+        try:
             async for event in events:
                 if isinstance(event, Finished):
                     ending = "ok"
                 yield event
+        finally:
+            await events.aclose()
     except InferenceError as caught:
         error = caught
         ending = ending_of(caught) if run.attempts or isinstance(caught, Cancelled) else "rejected"
@@ -144,7 +146,8 @@ async def _attempts(host: Host, run: Running) -> AsyncGenerator[Event, None]:
                 resumed = _resumable(run, request, attempt)
                 if resumed is None:
                     break
-                request, broken = replace(request, resumed=resumed), attempt.backend.backend_id
+                request = msgspec.structs.replace(request, resumed=resumed)
+                broken = attempt.backend.backend_id
             elif not error.retryable or attempt.backend.capabilities.side_effects:
                 raise
     assert last is not None

@@ -4,7 +4,6 @@ import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -23,8 +22,7 @@ KEPT_BYTES = 262_144
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """A request under way, as others may see it and end it.
 
     Attributes:
@@ -46,24 +44,24 @@ class Running:
 
     request: InferenceRequest
     began_at: float
-    alarm: Alarm = field(default_factory=Alarm)
-    wall: float = field(default_factory=time.time)
+    alarm: Alarm = msgspec.field(default_factory=Alarm)
+    wall: float = msgspec.field(default_factory=time.time)
     backend_id: str | None = None
     model: str | None = None
-    decision: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = msgspec.field(default_factory=dict)
     chunks: int = 0
     queued_s: float = 0.0
     first_at: float | None = None
     usage: Usage | None = None
-    attempts: list[Attempted] = field(default_factory=list)
+    attempts: list[Attempted] = msgspec.field(default_factory=list)
     cancelled: bool = False
     left: bool = False
     _plain: bool = True
-    _text: list[str] = field(default_factory=list)
+    _text: list[str] = msgspec.field(default_factory=list)
     _characters: int = 0
-    _relayed: bytearray = field(default_factory=bytearray)
+    _relayed: bytearray = msgspec.field(default_factory=bytearray)
     _decode: Callable[[bytes], Iterable[Chunk]] | None = None
-    _watches: set[Watch] = field(default_factory=set)
+    _watches: set[Watch] = msgspec.field(default_factory=set)
 
     @property
     def text(self) -> str:

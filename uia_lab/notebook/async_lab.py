@@ -14,10 +14,13 @@ from uia_lab.notebook.aliases import Aliases
 from uia_lab.notebook.asking import QUESTION_S, asked, within
 from uia_lab.notebook.backends import Backends
 from uia_lab.notebook.batching import Batching
+from uia_lab.notebook.chat import Chat, Settings, changed
+from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.hardware import HardwareReport
 from uia_lab.notebook.keys import Keys
+from uia_lab.notebook.models import Models
 from uia_lab.notebook.serving import Serving
 from uia_lab.notebook.traffic import Traffic
 from uia_lab.notebook.watching import Watching
@@ -45,9 +48,9 @@ class AsyncLab(Watching, Batching, Traffic):
 
     @asked
     @within(QUESTION_S)
-    async def models(self) -> list[str]:
-        """Names of the models that can be asked for."""
-        return await self._transport.models()
+    async def models(self) -> Models:
+        """Names of the models that can be asked for: a list, with ``load`` and ``unload``."""
+        return Models(await self._transport.models(), self._transport, self._run, self.spawn)
 
     @asked
     @within(QUESTION_S)
@@ -139,6 +142,75 @@ class AsyncLab(Watching, Batching, Traffic):
             shown.end()
         generation.raise_for_error()
         return generation
+
+    async def compare(
+        self,
+        /,
+        prompt: str,
+        models: Sequence[str] | None = None,
+        *,
+        backends: Sequence[str] | None = None,
+        wait: bool = True,
+        show: bool = True,
+        **options: Any,
+    ) -> Comparison:
+        """One prompt to several models or backends, side by side, with time, speed and cost.
+
+        Args:
+            prompt: What to ask.
+            models: Model names, an answer of each; with ``backends``, of each at each.
+            backends: Ids of backends, an answer of each.
+            wait: Whether to wait for the end; False returns at once and the texts go on arriving.
+            show: Whether to show them as they arrive.
+            **options: As for :meth:`generate` (``system``, ``temperature``, ``max_tokens`` ...).
+
+        Returns:
+            The generations in order; one that failed has its ``error``, and the others go on.
+
+        Raises:
+            BadRequest: Nothing to compare, or more than twelve answers.
+        """
+        comparison = self.generations.compare(prompt, models, backends, options)
+        if show:
+            comparison.show(direct=self.generations.direct)
+        if wait:
+            try:
+                for generation in comparison:
+                    await generation
+            except asyncio.CancelledError:
+                comparison.stop()
+                raise
+        return comparison
+
+    def chat(
+        self,
+        /,
+        model: str | None = None,
+        *,
+        system: str | None = None,
+        backend: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        **parameters: Any,
+    ) -> Chat:
+        """A conversation of several turns; shown in a notebook it is a chat, and no turn blocks the kernel.
+
+        Args:
+            model: Model name; None for the default model.
+            system: Instruction that comes before the conversation.
+            backend: Id of the only backend to use.
+            temperature: Sampling temperature; 0 for the likeliest text.
+            max_tokens: Tokens of an answer at most.
+            **parameters: Further parameters by their OpenAI names (``top_p``, ``stop`` ...).
+
+        Raises:
+            BadRequest: A number out of range.
+        """
+        given = {"temperature": temperature, "max_tokens": max_tokens, **parameters}
+        begun = Settings(parameters=parameters)
+        settings = changed(begun, {"model": model, "system": system, "backend": backend, **given})
+        url = self.where if self.generations.direct else None
+        return Chat(self.generations, settings, options=self.generations.options, url=url)
 
     @within(EMBED_S)
     async def embed(self, texts: str | Iterable[str], model: str | None = None) -> np.ndarray:

@@ -5,27 +5,48 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
-from html import escape
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from uia_lab.domain.errors import BackendFailed, Cancelled, DeadlineExceeded, InferenceError
+from uia_lab.domain.errors import BackendFailed, BadRequest, Cancelled, DeadlineExceeded, InferenceError
 from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Started, Switched, Text, Usage
+from uia_lab.domain.requests import InferenceRequest
+from uia_lab.notebook.generation_html import generation_html, seconds, turn_words
+from uia_lab.notebook.snippet import openai_snippet
 
-_SIGNS = {"waiting": "◌", "streaming": "●", "done": "✓", "stopped": "■", "failed": "✕"}
-_TONES = {
-    "waiting": "--jp-info-color1",
-    "streaming": "--jp-info-color1",
-    "done": "--jp-success-color1",
-    "stopped": "--jp-warn-color1",
-    "failed": "--jp-error-color1",
-}
+Again = Callable[["Generation", str | None], "Generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The moment an answer went on at another backend.
+
+    Args:
+        offset: Characters of the text before it.
+        from_id: Who broke off.
+        to_id: Who went on.
+        reason: Why, in words.
+        at_s: Seconds from the request to it.
+    """
+
+    offset: int
+    from_id: str
+    to_id: str
+    reason: str
+    at_s: float
 
 
 class Presenter(Protocol):
     """Shows a generation where its reader is; the record itself knows nothing of widgets."""
 
+    def begin(self, generation: "Generation") -> None:
+        """Opens the view, before the request is sent; in place of an earlier one where there is one."""
+
+    def end(self, generation: "Generation") -> None:
+        """Closes the view and leaves behind what a saved notebook keeps."""
+
     def show(self, generation: "Generation") -> None:
-        """Shows it at the current place of output."""
+        """Shows it as the value of a cell."""
 
     def waited(self, generation: "Generation") -> None:
         """Shows its end where it stands, on behalf of the cell that has waited for it."""
@@ -42,7 +63,15 @@ class Generation:
         model: The model asked for, if one was named.
         stop: Asks for the end of the request.
         presenter: Who shows it when it is the value of a cell.
+        request: All of what was asked, for whoever asks again.
+        again: Asks again: this record, and the backend or None for any other one.
+        url: Address of who serves; None where nothing listens.
         clock: Monotonic seconds.
+
+    Attributes:
+        turns: Where the text went on at another backend.
+        retried: The record of asking again, if somebody did.
+        shown: Whether a reader has it before them.
     """
 
     def __init__(
@@ -52,6 +81,9 @@ class Generation:
         *,
         stop: Callable[["Generation"], None] | None = None,
         presenter: Presenter | None = None,
+        request: InferenceRequest | None = None,
+        again: Again | None = None,
+        url: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.prompt = prompt
@@ -62,13 +94,20 @@ class Generation:
         self.finish_reason: str | None = None
         self.attempts: tuple[Attempted, ...] = ()
         self.error: InferenceError | None = None
+        self.turns: tuple[Turn, ...] = ()
+        self.retried: Generation | None = None
+        self.request = request
+        self.shown = False
+        self._again = again
+        self._url = url
         self._clock = clock
         self._stop = stop
-        self._presenter = presenter
+        self.presenter = presenter
         self._pieces: list[str] = []
         self._began = clock()
         self._first: float | None = None
         self._end: float | None = None
+        self._over = False
         self._ended = threading.Event()
         self._listeners: list[Callable[[], None]] = []
         self._kept: Any = None
@@ -81,7 +120,7 @@ class Generation:
     @property
     def state(self) -> str:
         """``waiting``, ``streaming``, ``done``, ``stopped`` or ``failed``."""
-        if not self._ended.is_set():
+        if not self._over:
             return "waiting" if self._first is None else "streaming"
         if self.error is not None:
             return "failed"
@@ -90,7 +129,7 @@ class Generation:
     @property
     def done(self) -> bool:
         """Whether it has ended, in whatever way."""
-        return self._ended.is_set()
+        return self._over
 
     @property
     def elapsed(self) -> float:
@@ -133,8 +172,8 @@ class Generation:
             # Long enough for the cancellation to arrive, short enough to feel like an interrupt.
             self._ended.wait(2)
             raise
-        if self._presenter is not None:
-            self._presenter.waited(self)
+        if self.presenter is not None:
+            self.presenter.waited(self)
         return self
 
     def __await__(self) -> Generator[Any, Any, "Generation"]:
@@ -152,8 +191,8 @@ class Generation:
         self.subscribe(look)
         look()
         await ended.wait()
-        if self._presenter is not None:
-            self._presenter.waited(self)
+        if self.presenter is not None:
+            self.presenter.waited(self)
         return self
 
     def keep(self, thing: Any) -> None:
@@ -165,6 +204,38 @@ class Generation:
     def _let_go(self) -> None:
         if self.done:
             self._kept = None
+
+    def retry(self, backend: str | None = None) -> "Generation":
+        """Asks the same of somebody else and returns at once; what is shown of this one gives way to it.
+
+        Args:
+            backend: Id of the backend to ask; None for any other than those that were tried.
+
+        Returns:
+            The new record, which is :attr:`retried` from now on.
+
+        Raises:
+            BadRequest: It has not ended yet.
+        """
+        if not self.done:
+            raise BadRequest("it is still running: stop it first")
+        if self._again is None:
+            raise BadRequest("no Lab made this record, so nobody can ask again")
+        self.retried = self._again(self, backend)
+        return self.retried
+
+    def to_openai(self) -> str:
+        """A script that asks the same with the openai package; no key is written in it."""
+        if self.request is None:
+            raise BadRequest("no Lab made this record, so nobody knows what was asked")
+        return openai_snippet(self.request, self._url)
+
+    @property
+    def tried(self) -> frozenset[str]:
+        """Ids of the backends that worked on it, as far as they are known."""
+        named = self.request.routing.backend_id if self.request is not None else None
+        known = {self.backend, named, *(attempt.backend_id for attempt in self.attempts)}
+        return frozenset(filter(None, known))
 
     def raise_for_error(self) -> None:
         """Raises the error it failed with, if it did; being stopped is not an error."""
@@ -184,8 +255,10 @@ class Generation:
         match event:
             case Started(backend_id=backend):
                 self.backend = backend or self.backend
-            case Switched(to_id=backend):
+            case Switched(from_id=before, to_id=backend, reason=reason):
                 self.backend = backend
+                turn = Turn(len(self.text), before, backend, reason, self._clock() - self._began)
+                self.turns = (*self.turns, turn)
             case Chunk(delta=Text(text=text), choice=0) if text:
                 self._first = self._first or self._clock()
                 self._pieces.append(text)
@@ -221,8 +294,10 @@ class Generation:
 
     def _close(self) -> None:
         self._end = self._clock()
-        self._ended.set()
+        self._over = True
         self._changed()
+        # Whoever waits goes on when those who show it have: the end of its cell is the end of what it shows.
+        self._ended.set()
 
     def _changed(self) -> None:
         for listener in self._listeners:
@@ -248,38 +323,36 @@ class Generation:
             pairs.append(("model", self.model))
         return pairs
 
-    def summary(self) -> str:
-        """State and figures in one line."""
-        state = f"failed: {self.error.message}" if self.error else self.state
+    def summary(self, *, error: bool = True) -> str:
+        """State and figures in one line.
+
+        Args:
+            error: Whether to say why it failed.
+        """
+        state = f"failed: {self.error.message}" if self.error and error else self.state
         if self.finish_reason == "length":
             state += " (cut at max_tokens)"
         return " · ".join([state, *(f"{name} {value}" for name, value in self.facts())])
 
-    def html(self) -> str:
-        """A still picture of it for saved notebooks, readable without any style sheet too."""
-        line = "1px solid var(--jp-border-color2,#d8dce2)"
-        font = "var(--jp-ui-font-family,system-ui,sans-serif)"
-        head = (
-            f'<p data-testid="uia-generation-summary" style="margin:0;padding:7px 12px;border-bottom:{line};'
-            f'font-size:12px;color:var(--jp-ui-font-color2,#5c6370)">'
-            f'<span style="color:var({_TONES[self.state]},currentColor)">{_SIGNS[self.state]}</span> '
-            f"{escape(self.summary())}</p>"
-        )
-        body = (
-            '<p data-testid="uia-generation-text" style="margin:0;padding:10px 12px;max-width:72ch;'
-            f'line-height:1.55;white-space:pre-wrap;overflow-wrap:anywhere">{escape(self.text)}</p>'
-        )
-        return (
-            f'<div data-testid="uia-generation" data-state="{self.state}" style="margin:4px 0;border:{line};'
-            f'border-radius:6px;font-family:{font};font-size:13px">{head}{body}</div>'
-        )
+    def html(self, mark: str = "") -> str:
+        """A still picture of it for saved notebooks, readable without any style sheet too.
+
+        Args:
+            mark: By which a live page finds it, to add its buttons.
+        """
+        return generation_html(self, mark)
+
+    def to_text(self) -> str:
+        """Text, where it went on elsewhere, and its figures."""
+        turns = "".join(f"\n[{turn_words(turn)} after {turn.offset} characters]" for turn in self.turns)
+        return f"{self.text}\n{turns}\n[{self.summary()}]"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": f"{self.text}\n\n[{self.summary()}]", "text/html": self.html()}
+        return {"text/plain": self.to_text(), "text/html": self.html()}
 
     def _ipython_display_(self) -> None:
-        if self._presenter is not None:
-            self._presenter.show(self)
+        if self.presenter is not None:
+            self.presenter.show(self)
             return
         from IPython.display import display
 
@@ -291,8 +364,3 @@ class Generation:
     def __repr__(self) -> str:
         shown = self.text if len(self.text) <= 60 else self.text[:57] + "..."
         return f"<Generation {self.state} {shown!r}>"
-
-
-def seconds(value: float) -> str:
-    """A duration as people read it: ``0.21 s``, ``85 ms``."""
-    return f"{value * 1000:.0f} ms" if value < 0.1 else f"{value:.2f} s"

@@ -3,7 +3,7 @@
 import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -13,7 +13,20 @@ import numpy as np
 from uia_lab._version import __version__
 from uia_lab.dialects import sse
 from uia_lab.domain import errors
-from uia_lab.domain.events import Attempted, Chunk, Event, Finished, Reasoning, Started, Text, Usage
+from uia_lab.domain.events import (
+    Attempted,
+    Chunk,
+    Delta,
+    Event,
+    Finished,
+    Reasoning,
+    Result,
+    Started,
+    Switched,
+    Text,
+    ToolCall,
+    Usage,
+)
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook.finding import UNIX
 from uia_lab.notebook.transport import EventStream, NotConnected, Publication
@@ -103,9 +116,15 @@ class HttpTransport:
 
     @contextlib.asynccontextmanager
     async def _asked(
-        self, method: str, path: str, *, read_s: float = ANSWER_S, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        read_s: float = ANSWER_S,
+        head: Callable[[Mapping[str, str]], None] = lambda _: None,
+        **options: Any,
     ) -> AsyncGenerator["aiohttp.ClientResponse", None]:
-        """A response with a good status, or the typed error."""
+        """A response with a good status, or the typed error; ``head`` sees the headers of either."""
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=read_s)
@@ -114,6 +133,7 @@ class HttpTransport:
             async with self._client().request(
                 method, self._base + path, timeout=timeout, allow_redirects=False, **options
             ) as response:
+                head(response.headers)
                 if 300 <= response.status < 400:
                     target = urlsplit(response.headers.get("Location", ""))
                     raise NotConnected(
@@ -162,7 +182,7 @@ class HttpTransport:
             return [item["id"] for item in (await response.json())["data"]]
 
     def stream(self, request: InferenceRequest) -> EventStream:
-        """Starts a chat completion."""
+        """Starts a request at ``POST /infer``."""
         return _HttpStream(self, request)
 
     async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
@@ -186,6 +206,39 @@ class HttpTransport:
         async with self._asked("GET", "hardware", read_s=HARDWARE_S) as response:
             report: dict[str, Any] = await response.json()
             return report
+
+    async def local_models(self) -> list[dict[str, Any]]:
+        """The models of the server's machine; the first look reads the heads of their files."""
+        listed: list[dict[str, Any]] = (await self._told("GET", "models", read_s=LOOK_S))["models"]
+        return listed
+
+    async def load_model(
+        self, fields: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Loads a model; its steps come as events."""
+        async with self._asked(
+            "POST",
+            "models/load",
+            json=dict(fields),
+            headers={"Accept": "text/event-stream"},
+            read_s=SILENCE_S,
+        ) as response:
+            async for name, data in sse.events(response.content):
+                payload = json.loads(data)
+                if name == "progress":
+                    tell(payload)
+                elif name == "error":
+                    raise error_of(502, payload, self.where)
+                elif name == "loaded":
+                    loaded: dict[str, Any] = payload
+                    return loaded
+        raise errors.StreamInterrupted(
+            f"the connection to {self.where} ended before the load did; it may go on: look at lab.models"
+        )
+
+    async def unload_model(self, model_id: str) -> dict[str, Any]:
+        """Gives a model's memory back."""
+        return await self._told("POST", "models/unload", json={"model_id": model_id}, read_s=LOOK_S)
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys of the server."""
@@ -315,16 +368,23 @@ class HttpTransport:
             await session.close()
 
     def body_of(self, request: InferenceRequest) -> dict[str, Any]:
-        """The chat completion that asks for a request's answer."""
-        body = {
-            **request.parameters,
-            "messages": [dict(message) for message in request.messages or ()],
+        """The call of ``POST /infer`` that asks for a request's answer.
+
+        OpenAI's dialect has no word for a switch of backends in the middle of an answer; this door has.
+        """
+        hints = request.routing
+        body: dict[str, Any] = {
+            "task": request.task,
+            "model": request.model,
+            "parameters": dict(request.parameters),
             "stream": True,
-            "stream_options": {"include_usage": True},
+            "routing": {"exclude": sorted(hints.excluded_backends)} if hints.excluded_backends else None,
         }
-        if request.model is not None:
-            body["model"] = request.model
-        return body
+        if request.messages is None:
+            body["inputs"] = request.inputs
+        else:
+            body["messages"] = [dict(message) for message in request.messages]
+        return {name: value for name, value in body.items() if value is not None}
 
     def headers_of(self, request: InferenceRequest) -> dict[str, str]:
         """The routing hints of a request."""
@@ -341,7 +401,7 @@ class HttpTransport:
 
 
 class _HttpStream:
-    """One chat completion as domain events."""
+    """One answer of ``POST /infer`` as domain events."""
 
     def __init__(self, transport: HttpTransport, request: InferenceRequest) -> None:
         self.request_id: str | None = None
@@ -358,42 +418,57 @@ class _HttpStream:
     async def aclose(self) -> None:
         await self._events.aclose()
 
+    def _head(self, headers: Mapping[str, str]) -> None:
+        self.request_id = headers.get("x-request-id")
+
     async def _run(self) -> AsyncGenerator[Event, None]:
         transport, request = self._transport, self._request
         pieces: list[str] = []
-        usage, reason, index = Usage(), "stop", 0
+        usage, reason, result = Usage(), "stop", None
         async with transport._asked(  # noqa: SLF001  # the transport's own other half
             "POST",
-            "v1/chat/completions",
+            "infer",
             json=transport.body_of(request),
             headers=transport.headers_of(request),
             read_s=SILENCE_S,
+            head=self._head,
         ) as response:
-            self.request_id = response.headers.get("x-request-id")
             yield Started(response.headers.get("x-uia-backend", ""))
             async for name, data in sse.events(response.content):
                 if data == "[DONE]":
                     attempts = await transport.attempts(self.request_id)
-                    yield Finished("".join(pieces), usage, reason, attempts)
+                    yield Finished("".join(pieces) if result is None else result, usage, reason, attempts)
                     return
                 payload = json.loads(data)
                 if name == "error" or "error" in payload:
                     raise error_of(502, payload, transport.where)
-                if payload.get("usage"):
-                    usage = _usage(payload["usage"])
-                for choice in payload.get("choices") or ():
-                    if choice.get("index", 0) != 0:
-                        continue
-                    reason = choice.get("finish_reason") or reason
-                    delta = choice.get("delta") or {}
-                    if thought := delta.get("reasoning_content"):
-                        yield Chunk(index, Reasoning(thought))
-                        index += 1
-                    if text := delta.get("content"):
-                        pieces.append(text)
-                        yield Chunk(index, Text(text))
-                        index += 1
+                if name == "complete":
+                    usage = _usage(payload.get("usage") or {})
+                    reason = payload.get("finish_reason") or reason
+                elif name == "switched":
+                    yield Switched(
+                        payload["from"], payload["to"], payload["reason"], payload.get("at_index", 0)
+                    )
+                elif name == "chunk" and (delta := _delta(payload)) is not None:
+                    if isinstance(delta, Text) and payload["choice"] == 0:
+                        pieces.append(delta.text)
+                    elif isinstance(delta, Result):
+                        result = delta.value
+                    yield Chunk(payload["index"], delta, payload["choice"], payload.get("logprobs"))
         raise errors.StreamInterrupted(f"the stream from {transport.where} ended before the answer did")
+
+
+def _delta(payload: Mapping[str, Any]) -> Delta | None:
+    match payload:
+        case {"text": text}:
+            return Text(text)
+        case {"reasoning": text}:
+            return Reasoning(text)
+        case {"tool_call": call}:
+            return ToolCall(call["index"], call["id"], call["name"], call["arguments"])
+        case {"result": value}:
+            return Result(value)
+    return None
 
 
 def _usage(raw: Mapping[str, Any]) -> Usage:

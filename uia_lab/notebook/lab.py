@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,6 +11,8 @@ from uia_lab.notebook.asking import answered, blocking, mirrors
 from uia_lab.notebook.async_lab import AsyncLab
 from uia_lab.notebook.batch import Batch
 from uia_lab.notebook.batch_prompts import MOST
+from uia_lab.notebook.chat import Chat
+from uia_lab.notebook.comparison import Comparison
 from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
@@ -105,6 +107,34 @@ class Lab:
             shown.end()
         generation.raise_for_error()
         return generation
+
+    @mirrors(AsyncLab.chat)
+    def chat(self, *args: Any, **options: Any) -> Chat:
+        """Its turns are asked for on the Lab's loop."""
+        chat = self._async.chat(*args, **options)
+        # Whoever keeps the conversation keeps the Lab that answers.
+        chat.keep(self)
+        return chat
+
+    @mirrors(AsyncLab.compare)
+    def compare(
+        self,
+        prompt: str,
+        models: Sequence[str] | None = None,
+        *,
+        backends: Sequence[str] | None = None,
+        wait: bool = True,
+        show: bool = True,
+        **options: Any,
+    ) -> Comparison:
+        """Shown and waited for in the caller's own thread, whose cell it belongs to."""
+        if wait:
+            self._thread.refuse_own()
+        comparison = self._async.generations.compare(prompt, models, backends, options)
+        comparison.keep(self)
+        if show:
+            comparison.show(direct=self._async.generations.direct)
+        return comparison.wait() if wait else comparison
 
     @mirrors(AsyncLab.map)
     def map(self, prompts: Any, *, wait: bool = True, **options: Any) -> Batch:

@@ -1,7 +1,7 @@
 """A Lab without a server: the same service, in this process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
@@ -100,6 +100,27 @@ class InProcessTransport:
         assert self._service is not None
         report: dict[str, Any] = (await self._service.models.hardware()).to_dict()
         return report
+
+    async def local_models(self) -> list[dict[str, Any]]:
+        """The models of this machine."""
+        listed: list[dict[str, Any]] = await (await self.service()).models.listed()
+        return listed
+
+    async def load_model(
+        self, fields: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Loads a model into a worker of this process."""
+        from uia_lab.local_models import LoadOptions
+
+        models = (await self.service()).models
+        options = LoadOptions(**(fields.get("options") or {}))
+        loaded: dict[str, Any] = await models.load(fields["model_id"], fields.get("device"), options, tell)
+        return loaded
+
+    async def unload_model(self, model_id: str) -> dict[str, Any]:
+        """Gives a model's memory back."""
+        answer: dict[str, Any] = await (await self.service()).models.unload(model_id)
+        return answer
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys; in this process they open nothing, since nothing listens."""

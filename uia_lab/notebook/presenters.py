@@ -2,28 +2,21 @@
 
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any, Protocol
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from uia_lab.notebook.generation import Generation
+from uia_lab.notebook.generation import Generation, Presenter
 
 if TYPE_CHECKING:
     from uia_lab.notebook.widgets.generation_view import GenerationView
 
 
-class LivePresenter(Protocol):
-    """Shows a generation while it runs, and once more when it has ended."""
+KEPT_VIEWS = 20
+_ended: deque[Any] = deque()
 
-    def begin(self, generation: Generation) -> None:
-        """Opens the view, before the request is sent."""
-
-    def end(self, generation: Generation) -> None:
-        """Closes the view and leaves behind what a saved notebook keeps."""
-
-    def show(self, generation: Generation) -> None:
-        """Shows it as the value of a cell."""
-
-    def waited(self, generation: Generation) -> None:
-        """Shows its end where it stands, on behalf of the cell that has waited for it."""
+Places: TypeAlias = Callable[[Generation, Callable[[list[dict[str, str]]], None]], None]
+"""Tells, a moment later, which backends may be asked what a generation asked."""
 
 
 def shell() -> Any:
@@ -37,14 +30,15 @@ def in_kernel() -> bool:
     return getattr(shell(), "kernel", None) is not None
 
 
-def presenter_here(*, direct: bool) -> LivePresenter | None:
+def presenter_here(*, direct: bool, places: Places) -> Presenter | None:
     """The presenter that suits this process.
 
     Args:
         direct: Whether a browser may be able to reach the service without the kernel.
+        places: Finds out which backends may be asked what a generation asked.
     """
     if in_kernel():
-        return CellPresenter(direct=direct)
+        return CellPresenter(direct=direct, places=places)
     return TerminalPresenter() if shell() is not None else None
 
 
@@ -52,11 +46,13 @@ class CellPresenter:
     """A live widget while it runs; afterwards text and HTML in its place.
 
     The widget leaves the output at the end, because a saved notebook that is opened again without its
-    kernel shows "model not found" for a widget, and the text for HTML.
+    kernel shows "model not found" for a widget, and the text for HTML. Unseen it lives on for a while, and
+    while it does a page has its buttons below the text.
     """
 
-    def __init__(self, *, direct: bool) -> None:
+    def __init__(self, *, direct: bool, places: Places) -> None:
         self._direct = direct
+        self._places = places
         self._display_id = uuid.uuid4().hex
         self._view: GenerationView | None = None
         self._cell: int | None = None
@@ -67,26 +63,34 @@ class CellPresenter:
 
         from uia_lab.notebook.widgets.generation_view import GenerationView
 
-        self._view = GenerationView(generation, direct=self._direct)
-        self._cell = shell().execution_count
-        display(self._view._repr_mimebundle_(), raw=True, display_id=self._display_id)
+        first = self._cell is None
+        self._view = GenerationView(generation, direct=self._direct, places=self._places)
+        if first:
+            self._cell = shell().execution_count
+        bundle = self._view._repr_mimebundle_()
+        display(bundle, raw=True, display_id=self._display_id, update=not first)
 
     def end(self, generation: Generation) -> None:
-        """Puts the still form in the widget's place, then closes the widget."""
+        """Puts the still form in the widget's place."""
         from IPython.display import display
 
-        view, self._view = self._view, None
-        if view is None:
+        view = self._view
+        if view is None or view.generation is not generation:
             return
+        self._view = None
         view.flush()
-        display(generation._repr_mimebundle_(), raw=True, display_id=self._display_id, update=True)
-        view.close()
+        display(view.still(), raw=True, display_id=self._display_id, update=True)
+        keep_view(view)
 
     def show(self, generation: Generation) -> None:
         """Shows it again in a later cell; the cell that made it shows it already."""
         from IPython.display import display
 
         if self._cell == shell().execution_count:
+            return
+        if generation.retried is not None:
+            # Its place belongs to the newer one.
+            display(generation._repr_mimebundle_(), raw=True)
             return
         view = self._view
         display((view or generation)._repr_mimebundle_(), raw=True, display_id=self._display_id)
@@ -99,9 +103,18 @@ class CellPresenter:
         """
         from IPython.display import display
 
-        if self._cell is not None and self._cell != shell().execution_count:
+        elsewhere = self._cell is not None and self._cell != shell().execution_count
+        # The place of one that was asked again belongs to the newer one.
+        if elsewhere and generation.retried is None:
             bundle = generation._repr_mimebundle_()
             display(bundle, raw=True, display_id=self._display_id, update=True)
+
+
+def keep_view(view: Any) -> None:
+    """Lets the newest of the views that have ended live on, and closes those that are too many."""
+    _ended.append(view)
+    while len(_ended) > KEPT_VIEWS:
+        _ended.popleft().close()
 
 
 class TerminalPresenter:
@@ -113,7 +126,7 @@ class TerminalPresenter:
 
     def begin(self, generation: Generation) -> None:
         """Starts to follow it."""
-        self._shown = True
+        self._shown, self._written = True, 0
         generation.subscribe(lambda: self._write(generation.text))
 
     def end(self, generation: Generation) -> None:

@@ -1,6 +1,6 @@
 """The seam between the Lab and whoever serves it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
 import numpy as np
@@ -98,6 +98,25 @@ class Transport(Protocol):
 
     async def hardware(self) -> dict[str, Any]:
         """What the serving machine has, as ``GET /hardware`` says it."""
+
+    async def local_models(self) -> list[dict[str, Any]]:
+        """The models of the serving machine, as ``GET /models`` lists them."""
+
+    async def load_model(
+        self, fields: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Gets a model into the serving machine's memory.
+
+        Args:
+            fields: As for ``POST /models/load``.
+            tell: Called with each step: ``{stage, done, total}``.
+
+        Returns:
+            What is known of the loaded model.
+        """
+
+    async def unload_model(self, model_id: str) -> dict[str, Any]:
+        """Gives the memory of a model back: ``{model_id, unloaded}``, the ids of backends that had it."""
 
     async def keys(self) -> list[dict[str, Any]]:
         """The scoped keys, as ``GET /keys`` lists them."""

@@ -1,7 +1,9 @@
 """Who can serve a request, and why the others cannot."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+import msgspec
 
 from uia_lab.domain.backends import BackendStatus, BackendType
 from uia_lab.domain.errors import (
@@ -22,8 +24,7 @@ CACHE_SIZE = 256
 REASONS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True):
     """What a request needs of a backend, and nothing else of it: the key of the cache.
 
     ``digest`` is that of the weights an answer began with, where it is to go on elsewhere; ``features`` are
@@ -38,6 +39,7 @@ class Demand:
     digest: str | None = None
     permitted_types: frozenset[BackendType] = frozenset()
     features: frozenset[str] = frozenset()
+    excluded_backends: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Eligibility:
             request.resumed.digest if request.resumed is not None else None,
             request.permitted_types,
             features,
+            hints.excluded_backends,
         )
 
     def find(self, demand: Demand) -> Eligible:
@@ -128,7 +131,7 @@ class Eligibility:
             return [(demand, None)]
         ids = {entry.backend_id: entry for entry in self._registry}
         chain = self.aliases.chain(demand.model, ids)
-        return [(replace(demand, model=target.model), target) for target in chain]
+        return [(msgspec.structs.replace(demand, model=target.model), target) for target in chain]
 
     def tier(self, entry: Registered, demand: Demand) -> int:
         """Which tier of preference the backend stands in; 0 is the best."""
@@ -149,6 +152,8 @@ class Eligibility:
         capabilities = entry.capabilities
         if demand.backend_id is not None and entry.backend_id != demand.backend_id:
             return f"not the backend asked for ({demand.backend_id})"
+        if entry.backend_id in demand.excluded_backends:
+            return "excluded by the request"
         prefix = target.prefix if target is not None else None
         if prefix is not None and prefix not in (entry.backend_id, entry.type.value):
             return f"alias: the target is {prefix}:{demand.model}"
@@ -205,7 +210,7 @@ class Eligibility:
                     f"model {model!r} does {', '.join(sorted(tasks))}, not {demand.task}", param="model"
                 )
         if demand.permitted_types and any(
-            self.unfit(entry, replace(link, permitted_types=frozenset()), target) is None
+            self.unfit(entry, msgspec.structs.replace(link, permitted_types=frozenset()), target) is None
             for entry in entries
             if entry.type not in demand.permitted_types
             for link, target in self.links(demand)
@@ -228,7 +233,7 @@ class Eligibility:
     def _unsupported(self, demand: Demand, entries: list[Registered]) -> Unsupported | None:
         """The error where nobody lacks anything but a feature, drained or not."""
         links = self.links(demand)
-        without = [(replace(link, features=frozenset()), target) for link, target in links]
+        without = [(msgspec.structs.replace(link, features=frozenset()), target) for link, target in links]
         near = [entry for entry in entries if any(self.unfit(entry, *link) is None for link in without)]
         if not near or any(self.unfit(entry, *link) is None for entry in near for link in links):
             return None

@@ -3,7 +3,8 @@
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+
+import msgspec
 
 from uia_lab.domain.backends import BackendStatus, Probe
 from uia_lab.domain.errors import QueueFull
@@ -134,7 +135,7 @@ class Router:
             self.retries.requested(now)
         demand = self.eligibility.demand(request)
         if request.model is None and demand.model is not None:
-            request = replace(request, model=demand.model)
+            request = msgspec.structs.replace(request, model=demand.model)
         eligible = self.eligibility.find(demand)
         attempt = self._lease(request, eligible, now, number, excluded)
         if attempt is not None:
@@ -318,15 +319,22 @@ class Router:
         """The winner of the best tier that has somebody free, and why."""
         for number, tier in enumerate(eligible.tiers):
             pool = Pool(tier, excluded, self._rng, now)
-            scored = self.strategy.compare(pool, request)
-            if not scored:
-                continue
-            winner = pick(scored, self._rng)
+            if len(tier.members) == 1:
+                # Nobody to compare it with: it has no score.
+                (winner,) = tier.members
+                if not pool.open(winner):
+                    continue
+                candidates: tuple[Candidate, ...] = (Candidate(winner.backend_id, kept=True, tier=number),)
+            else:
+                scored = self.strategy.compare(pool, request)
+                if not scored:
+                    continue
+                winner = pick(scored, self._rng)
+                candidates = tuple(
+                    Candidate(entry.backend_id, kept=True, score=score, tier=number)
+                    for score, entry in sorted(scored, key=lambda item: item[0])[:COMPARED]
+                )
             self.strategy.chosen(winner, pool)
-            candidates = tuple(
-                Candidate(entry.backend_id, kept=True, score=score, tier=number)
-                for score, entry in sorted(scored, key=lambda item: item[0])[:COMPARED]
-            )
             model = tier.model
             if model is None and len(winner.models) == 1:
                 (model,) = winner.models
@@ -350,7 +358,7 @@ class Router:
         entry.in_flight += 1
         if request.model is not None and decision.model != request.model:
             # An alias: the adapter and the statistics know the target's name.
-            request = replace(request, model=decision.model)
+            request = msgspec.structs.replace(request, model=decision.model)
         trial = entry.health.breaker.half_open
         if trial:
             entry.health.breaker.trial = True

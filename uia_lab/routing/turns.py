@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import msgspec
+
 from uia_lab.domain.errors import InferenceError
 from uia_lab.domain.events import Usage
 from uia_lab.domain.requests import InferenceRequest
@@ -14,8 +16,7 @@ from uia_lab.routing.registry import Registered
 NO_USAGE = Usage()
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """A lease: one request at one backend, from ``begin`` to ``finish``.
 
     Attributes:
@@ -43,8 +44,7 @@ class Attempt:
         return self._told
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How an attempt ended.
 
     Args:
@@ -60,8 +60,7 @@ class Outcome:
     first_token_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """A backend was leased; ``ticket`` is the one that waited for it, if one did."""
 
     attempt: Attempt

@@ -88,7 +88,8 @@ function render({ model, el }) {
     make("div", { class: "uia-bar" }, make("strong", { class: "uia-title" }, "Balance"), strategyLabel,
       make("span", { class: "uia-space" }), pill),
     make("div", { class: "uia-tools" }, windowLabel, everyLabel, pause,
-      make("label", { class: "uia-label uia-back" }, make("span", { class: "uia-key" }, "Look back"), back), ago),
+      make("div", { class: "uia-back" },
+        make("label", { class: "uia-label" }, make("span", { class: "uia-key" }, "Look back"), back), ago)),
     make("div", { class: "uia-stage" }, svg),
     readout,
     event,
@@ -132,7 +133,7 @@ function render({ model, el }) {
         const at = top + height * (1 - share);
         parts.push(makeSvg("line", { x1: LEFT, x2: LEFT + plot, y1: at, y2: at, class: share ? "uia-grid" : "uia-base" }));
         const value = bound * share;
-        if (share !== 0.5 || bound !== 1) parts.push(text(unit(value), at + 4));
+        if (share !== 0.5 || Number.isInteger(value)) parts.push(text(unit(value), at + 4));
       }
       return y;
     }

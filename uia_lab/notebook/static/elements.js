@@ -158,24 +158,14 @@ async function act(button, notice, done, action) {
   }
 }
 
-/** A small curve of the latest values, null where there is none; drawn within `width` x `height`. */
+/** A small curve of values, from nothing at the bottom to the largest at the top of `width` x `height`. */
 function sparkline(values, width, height) {
-  const known = values.filter((value) => value !== null);
-  if (!known.length) return "";
-  const top = Math.max(...known) || 1;
+  if (!values.length) return "";
+  const top = Math.max(...values) || 1;
   const step = width / Math.max(1, values.length - 1);
-  let path = "";
-  let before = false;
-  values.forEach((value, index) => {
-    if (value !== null) {
-      const x = (index * step).toFixed(1);
-      const y = (height - 1 - (value / top) * (height - 2)).toFixed(1);
-      // A value alone between two gaps is a dash of its own.
-      path += before ? `L${x} ${y}` : `M${x} ${y}h.01`;
-    }
-    before = value !== null;
-  });
-  return path;
+  const y = (value) => (height - 2 - (value / top) * (height - 4)).toFixed(1);
+  if (values.length === 1) return `M0 ${y(values[0])}H${width}`;
+  return values.map((value, index) => `${index ? "L" : "M"}${(index * step).toFixed(1)} ${y(value)}`).join("");
 }
 
 /** Makes of many wishes to draw few drawings: never two within PAINT_MS, always one after the last wish. */

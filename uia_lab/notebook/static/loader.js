@@ -14,13 +14,29 @@ async function load(code, css) {
   }
 }
 
+async function widgetOf(model) {
+  const ids = model.get("_sources").map((reference) => reference.slice("anywidget:".length));
+  const models = await Promise.all(ids.map((id) => model.widget_manager.get_model(id)));
+  const [css, ...code] = models.map((source) => source.get("text"));
+  const whole = code.join("\n");
+  const loaded = (globalThis[MODULES] ??= new Map());
+  if (!loaded.has(whole)) loaded.set(whole, load(whole, css));
+  return (await loaded.get(whole)).default;
+}
+
 export default {
+  // Not waited for: a widget that is not ready within two seconds would lose its messages.
+  initialize(view) {
+    let over = false;
+    const begun = widgetOf(view.model).then((widget) => (over ? null : widget.initialize?.(view)));
+    begun.catch(() => {});
+    return async () => {
+      over = true;
+      await (await begun.catch(() => null))?.();
+    };
+  },
+
   async render(view) {
-    const models = await Promise.all(view.model.get("_sources").map((reference) => view.host.getModel(reference)));
-    const [css, ...code] = models.map((model) => model.get("text"));
-    const whole = code.join("\n");
-    const loaded = (globalThis[MODULES] ??= new Map());
-    if (!loaded.has(whole)) loaded.set(whole, load(whole, css));
-    return (await loaded.get(whole)).default.render(view);
+    return (await widgetOf(view.model)).render(view);
   },
 };

@@ -54,7 +54,7 @@ function render({ model, el }) {
   root.append(
     make("div", { class: "uia-bar" }, make("strong", { class: "uia-title" }, "Why this backend"),
       make("span", { class: "uia-space" }), pill),
-    make("form", { class: "uia-tools" }, taskLabel,
+    make("form", { class: "uia-tools" }, make("span", {}, "Who would serve"), taskLabel,
       make("label", { class: "uia-label" }, make("span", { class: "uia-key" }, "Model"), modelInput), models, explain),
     make("div", { class: "uia-scrolled", tabindex: "0", role: "region", "aria-label": "The last requests" }, list, none),
     sentence, candidateTable, attempted, notice,
@@ -88,8 +88,9 @@ function render({ model, el }) {
             make("span", { class: "uia-meter-fill", style: `width:${Math.round(part * 100)}%` })));
       }
       const preferred = candidate.tier ? `preference ${candidate.tier + 1}` : "";
+      const alike = candidate.score === low ? "the same score: a tie goes to one at random" : "a higher score";
       const reason = candidate.reason || preferred ||
-        (candidate.backend_id === decision.winner ? "best score" : "a higher score");
+        (candidate.backend_id === decision.winner ? "the best score" : alike);
       return make("tr", { "data-backend": candidate.backend_id }, name, make("td", {}, verdict), score,
         make("td", { class: "uia-why" }, reason));
     }));
@@ -99,8 +100,8 @@ function render({ model, el }) {
       const state = makePill();
       setPill(state, attempt.outcome ?? "unknown");
       return make("li", {}, make("span", { class: "uia-name" }, attempt.backend_id), state,
-        make("span", { class: "uia-said" }, [(duration(attempt.elapsed_s === undefined ? null : attempt.elapsed_s * 1000) ?? []).join(" "),
-          attempt.message ?? attempt.error ?? ""].filter(Boolean).join(" · ")));
+        make("span", { class: "uia-said" },
+          [duration(attempt.latency_ms)?.join(" "), attempt.message].filter(Boolean).join(" · ")));
     }));
   }
 
@@ -195,7 +196,7 @@ function render({ model, el }) {
     if (shown.decision.task) task.value = shown.decision.task;
     modelInput.value = shown.decision.model ?? "";
   } else {
-    write(sentence, "Choose a request, or ask who would serve one.");
+    write(sentence, "Choose a request to see why it was served where it was, or ask who would serve one.");
     candidateTable.hidden = true;
   }
   setPill(pill, service.state);

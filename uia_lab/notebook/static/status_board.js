@@ -1,7 +1,7 @@
 // The backends of a service, live, and what an operator does to them.
 
 const SHARE_S = 300;
-const SPARK_S = 60;
+const SPARK_VALUES = 40;
 const SPARK = [64, 18];
 const STALE_MS = 5_000;
 
@@ -12,7 +12,7 @@ const COLUMNS = [
   ["share", "Share", "uia-num uia-c-share", "Share of what was served in the last five minutes"],
   ["flight", "In flight", "uia-num uia-c-count", "Requests it works on now"],
   ["queue", "Queue", "uia-num uia-c-count", "Requests waiting that it could serve"],
-  ["latency", "Latency", "uia-num uia-c-latency", "Median latency; the curve is the last minute"],
+  ["latency", "Latency", "uia-num uia-c-latency", "Median latency; the curve is that of the last seconds in which something ended"],
   ["first", "First token", "uia-num uia-c-first uia-roomy", "Median time to the first token"],
   ["speed", "Speed", "uia-num uia-c-speed uia-roomy", "Tokens a second"],
   ["ended", "Ok / failed", "uia-num uia-c-ended uia-roomy", "Attempts that succeeded and failed"],
@@ -32,9 +32,10 @@ function servedSince(trace, since) {
   return counts;
 }
 
-/** Median latency of a backend in each of the last seconds, null where nothing ended. */
+/** Median latency of a backend in each of the last seconds in which something ended there. */
 function latenciesOf(trace, id) {
-  return trace.samples.slice(-SPARK_S).map((sample) => sample.backends[id]?.[4] ?? null);
+  const known = trace.samples.map((sample) => sample.backends[id]?.[4] ?? null).filter((value) => value !== null);
+  return known.slice(-SPARK_VALUES);
 }
 
 function stateOf(backend) {
@@ -142,7 +143,13 @@ function makeDetails(service, close) {
     if (facts.children.length !== items.length * 2) {
       facts.replaceChildren(...items.flatMap(([name]) => [make("dt", { class: "uia-key" }, name), make("dd")]));
     }
-    items.forEach(([, value], index) => write(facts.children[2 * index + 1], String(value)));
+    items.forEach(([name, value], index) => {
+      const cell = facts.children[2 * index + 1];
+      write(cell, String(value));
+      // It changes while people read what is below it.
+      if (name === "Why") put(cell, "class", "uia-two-lines");
+      put(cell, "title", value);
+    });
   }
 
   probe.addEventListener("click", () =>
@@ -289,13 +296,13 @@ function render({ model, el }) {
 
   function drawTotals(report) {
     const items = [
+      [report.strategy ?? "", "strategy"],
       [`${report.backends_by_status?.healthy ?? 0} of ${report.total_backends ?? 0}`, "healthy"],
       [report.in_flight ?? 0, "in flight"],
       [report.total_successful ?? 0, "ok"],
       [report.total_failed ?? 0, "failed"],
       [report.total_cancelled ?? 0, "cancelled"],
       [report.total_rejected ?? 0, "rejected"],
-      [report.strategy ?? "", "strategy"],
     ];
     if (!totals.children.length) {
       for (const [, key] of items) {

@@ -4,9 +4,9 @@ from functools import cache
 from pathlib import Path
 
 _STATIC = Path(__file__).parent.parent / "static"
-SHARED = ("live.js", "elements.js", "service.js")
+SHARED = ("live.js", "elements.js", "service.js", "actions.js")
 """What every widget's module begins with."""
-STYLES = ("uia.css", "live.css")
+STYLES = ("uia.css", "live.css", "cells.css")
 
 
 @cache

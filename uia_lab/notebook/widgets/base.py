@@ -73,6 +73,10 @@ class LabWidget(anywidget.AnyWidget):
         """The text and HTML forms that a saved notebook keeps."""
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        text: str = self.still()["text/plain"]
+        return text
+
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         view = super()._repr_mimebundle_(**kwargs)
         data = view[0] if isinstance(view, tuple) else view
