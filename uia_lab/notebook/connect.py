@@ -27,8 +27,8 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
 
     Args:
         url: Address of a uia_lab server, for example ``http://127.0.0.1:8000/``, or of one on a UNIX socket,
-            ``http+unix://%2Frun%2Fjupyter.sock/uia/``; ``local`` runs the service in this process also where a
-            server could be found.
+            ``http+unix://%2Frun%2Fjupyter.sock/uia/``; ``local`` runs the service in this process, also where
+            a server could be found.
         token: A key of that server, or a Jupyter token.
 
     Raises:
