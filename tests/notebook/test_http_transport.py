@@ -8,7 +8,9 @@ from uia_lab._version import __version__
 from uia_lab.domain import errors
 from uia_lab.domain.events import Chunk, Finished, Started, Text
 from uia_lab.domain.requests import InferenceRequest, RoutingHints
-from uia_lab.notebook.http_transport import HttpTransport, error_of
+from uia_lab.notebook.http_errors import error_of
+from uia_lab.notebook.http_stream import headers_of
+from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.transport import NotConnected
 
@@ -176,4 +178,4 @@ def test_an_older_server_says_what_it_lacks(server, monkeypatch):
 
 def test_the_session_goes_along():
     request = InferenceRequest("text-generation", "m", "x", routing=RoutingHints(session_id="s1"))
-    assert HttpTransport("http://127.0.0.1:1/").headers_of(request)["x-uia-session"] == "s1"
+    assert headers_of(request)["x-uia-session"] == "s1"

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -15,20 +15,11 @@ from uia_lab.dialects import sse
 from uia_lab.domain import errors
 from uia_lab.domain.events import (
     Attempted,
-    Chunk,
-    Delta,
-    Event,
-    Finished,
-    Reasoning,
-    Result,
-    Started,
-    Switched,
-    Text,
-    ToolCall,
-    Usage,
 )
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook.finding import UNIX
+from uia_lab.notebook.http_errors import error_of
+from uia_lab.notebook.http_stream import SILENCE_S, HttpStream
 from uia_lab.notebook.transport import EventStream, NotConnected, Publication
 from uia_lab.worker import ServedFunction, Worker
 
@@ -39,41 +30,11 @@ CONNECT_S = 5.0
 ANSWER_S = 15.0
 # Where there is an accelerator, the first report waits for torch to say which.
 HARDWARE_S = 150.0
-# The server says ": waiting" every 10 s, so three missed in a row mean that nobody is there any more.
-SILENCE_S = 35.0
 DETAILS_S = 3.0
 # The server recognises what is at an address and probes it.
 LOOK_S = 45.0
 # What a server says of an address that it has no door for.
 NOTHING = "there is nothing at this address"
-
-
-def _known(cls: type[errors.InferenceError]) -> dict[str, type[errors.InferenceError]]:
-    found = {cls.code: cls}
-    for sub in cls.__subclasses__():
-        found |= _known(sub)
-    return found
-
-
-def error_of(status: int, body: Any, where: str) -> errors.InferenceError:
-    """The typed error of an OpenAI error envelope.
-
-    Args:
-        status: HTTP status, used where the body names no code of ours.
-        body: Decoded body, whatever came.
-        where: Who answered.
-    """
-    envelope = body.get("error") if isinstance(body, Mapping) else None
-    envelope = envelope if isinstance(envelope, Mapping) else {}
-    classes = _known(errors.InferenceError)
-    cls = classes.get(str(envelope.get("code")))
-    if cls is None:
-        by_status = {kind.http_status: kind for kind in reversed(classes.values())}
-        cls = by_status.get(status, errors.BackendFailed)
-    message = envelope.get("message") or f"{where} answered with status {status}"
-    if cls in (errors.Unauthenticated, errors.NotAllowed) and not envelope.get("message"):
-        message += "; check the token given to uia_lab.connect(url, token)"
-    return cls(str(message), param=envelope.get("param"))
 
 
 class HttpTransport:
@@ -183,7 +144,7 @@ class HttpTransport:
 
     def stream(self, request: InferenceRequest) -> EventStream:
         """Starts a request at ``POST /infer``."""
-        return _HttpStream(self, request)
+        return HttpStream(request, self._asked, self.attempts, self.where)
 
     async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
         """Embeddings as little-endian floats over base64, which is a third of the JSON numbers."""
@@ -392,115 +353,6 @@ class HttpTransport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-
-    def body_of(self, request: InferenceRequest) -> dict[str, Any]:
-        """The call of ``POST /infer`` that asks for a request's answer.
-
-        OpenAI's dialect has no word for a switch of backends in the middle of an answer; this door has.
-        """
-        hints = request.routing
-        body: dict[str, Any] = {
-            "task": request.task,
-            "model": request.model,
-            "parameters": dict(request.parameters),
-            "stream": True,
-            "routing": {"exclude": sorted(hints.excluded_backends)} if hints.excluded_backends else None,
-        }
-        if request.messages is None:
-            body["inputs"] = request.inputs
-        else:
-            body["messages"] = [dict(message) for message in request.messages]
-        return {name: value for name, value in body.items() if value is not None}
-
-    def headers_of(self, request: InferenceRequest) -> dict[str, str]:
-        """The routing hints of a request."""
-        hints = request.routing
-        headers = {
-            "x-request-id": request.id,
-            "x-uia-backend": hints.backend_id,
-            "x-uia-prefer": ",".join(hints.preferred_types),
-            "x-uia-session": hints.session_id,
-            "x-uia-timeout": f"{hints.deadline_s:g}" if hints.deadline_s else None,
-            "Accept": "text/event-stream",
-        }
-        return {name: value for name, value in headers.items() if value}
-
-
-class _HttpStream:
-    """One answer of ``POST /infer`` as domain events."""
-
-    def __init__(self, transport: HttpTransport, request: InferenceRequest) -> None:
-        self.request_id: str | None = None
-        self._transport = transport
-        self._request = request
-        self._events = self._run()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        return await anext(self._events)
-
-    async def aclose(self) -> None:
-        await self._events.aclose()
-
-    def _head(self, headers: Mapping[str, str]) -> None:
-        self.request_id = headers.get("x-request-id")
-
-    async def _run(self) -> AsyncGenerator[Event, None]:
-        transport, request = self._transport, self._request
-        pieces: list[str] = []
-        usage, reason, result = Usage(), "stop", None
-        async with transport._asked(  # noqa: SLF001  # the transport's own other half
-            "POST",
-            "infer",
-            json=transport.body_of(request),
-            headers=transport.headers_of(request),
-            read_s=SILENCE_S,
-            head=self._head,
-        ) as response:
-            yield Started(response.headers.get("x-uia-backend", ""))
-            async for name, data in sse.events(response.content):
-                if data == "[DONE]":
-                    attempts = await transport.attempts(self.request_id)
-                    yield Finished("".join(pieces) if result is None else result, usage, reason, attempts)
-                    return
-                payload = json.loads(data)
-                if name == "error" or "error" in payload:
-                    raise error_of(502, payload, transport.where)
-                if name == "complete":
-                    usage = _usage(payload.get("usage") or {})
-                    reason = payload.get("finish_reason") or reason
-                elif name == "switched":
-                    yield Switched(
-                        payload["from"], payload["to"], payload["reason"], payload.get("at_index", 0)
-                    )
-                elif name == "chunk" and (delta := _delta(payload)) is not None:
-                    if isinstance(delta, Text) and payload["choice"] == 0:
-                        pieces.append(delta.text)
-                    elif isinstance(delta, Result):
-                        result = delta.value
-                    yield Chunk(payload["index"], delta, payload["choice"], payload.get("logprobs"))
-        raise errors.StreamInterrupted(f"the stream from {transport.where} ended before the answer did")
-
-
-def _delta(payload: Mapping[str, Any]) -> Delta | None:
-    match payload:
-        case {"text": text}:
-            return Text(text)
-        case {"reasoning": text}:
-            return Reasoning(text)
-        case {"tool_call": call}:
-            return ToolCall(call["index"], call["id"], call["name"], call["arguments"])
-        case {"result": value}:
-            return Result(value)
-    return None
-
-
-def _usage(raw: Mapping[str, Any]) -> Usage:
-    return Usage(
-        raw.get("prompt_tokens", 0), raw.get("completion_tokens", 0), bool(raw.get("estimated", False))
-    )
 
 
 def _vector(value: str | Sequence[float]) -> np.ndarray:
