@@ -43,6 +43,7 @@ TAKES = {
     "/requests": {"GET": BOTH},
     "/requests/([^/]+)": {"GET": BOTH, "DELETE": INFER},
     "/metrics": {"GET": READ},
+    "/openapi.yaml": {"GET": BOTH},
     "/mcp": {"GET": BOTH, "POST": BOTH, "DELETE": BOTH},
     "/ws/([^/]+)": {"GET": BOTH},
     "/(.*)": dict.fromkeys(METHODS, READ),
