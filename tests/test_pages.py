@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.node import NODE
 from tests.upstreams.scripted_api import ScriptedApi, words
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secrets
@@ -34,6 +35,48 @@ def blocks(page, language):
     chosen = [block for name, block in found if name == language]
     assert chosen, page
     return chosen
+
+
+TRIED = {
+    "README.md": (
+        "make lab", "%load_ext", "%%uia", "lab.serve", "uia_lab serve", "curl", "asyncio.run", "set_alias",
+        "lab.keys",
+    ),
+    "CONTRIBUTING.md": (
+        "class Shout", "class FewestServed", "uia_lab.strategies", "class Say:", "class Clock", "makePill",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", TRIED)
+def test_every_block_has_a_test_below(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == len(TRIED[page])
+    for block, sign in zip(found, TRIED[page], strict=True):
+        assert sign in block
+
+
+def test_the_links_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
+def test_the_two_commands_are_there_and_say_what_they_do():
+    (block,) = [block for block in blocks("README.md", "") if "make lab" in block]
+    for line in block.splitlines():
+        # Shown, not done: this is make test, and the other one would open a browser.
+        shown = subprocess.run(
+            ["make", "-n", *line.partition("#")[0].split()[1:]],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+        assert "about" in shown or "minutes" in shown
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert {"lab", "test", "lint", "docs"} <= {line.split()[0] for line in shown.splitlines() if line}
 
 
 def run_cells(cells, **server):
@@ -227,7 +270,9 @@ def test_the_recipe_for_a_widget(tmp_path, monkeypatch):
     clock = names["Clock"](base.Service(InProcessTransport, None), {"instance_id": "i"})
     try:
         assert clock._repr_mimebundle_()["text/html"] == "<p>a clock</p>"
-        assert "makePill" in base.source("clock.js").text
+        module = tmp_path / "clock.mjs"
+        module.write_text(assets.shared() + base.source("clock.js").text)
+        subprocess.run([NODE, "--check", module], timeout=60, check=True)
     finally:
         clock.close()
         base._sources.pop("clock.js").close()
