@@ -66,7 +66,7 @@ def operations(table: list[tuple[str, type[Door]]]) -> Iterator[Operation]:
                 method,
                 _path(pattern, about),
                 door.method_scopes.get(method, door.scopes),
-                _summary(own or about),
+                _summary(about, own),
                 _query(about) if method == "GET" else (),
                 _body(own) or _body(about) if method in _WITH_BODY else (),
                 door.__name__,
@@ -80,10 +80,11 @@ def _path(pattern: str, about: str) -> str:
     return re.sub(r"\([^)]*\)", "{id}", pattern)
 
 
-def _summary(text: str) -> str:
-    first = text.split("\n\n", maxsplit=1)[0].replace("\n", " ").replace("``", "`")
-    # Without the address before it.
-    what = re.sub(r"^(?:`[A-Z|]+ /[^`]*`(?:, )?)+[:;.]? *", "", first)
+def _summary(about: str, own: str) -> str:
+    """What follows the one address of a door, else what its method says."""
+    after = re.match(r"``[A-Z]+ /[^`]*``: (.+)", about, re.DOTALL)
+    first = (after[1] if after else own or about).split("\n\n", maxsplit=1)[0]
+    what = first.replace("\n", " ").replace("``", "`")
     return what[:1].upper() + what[1:]
 
 

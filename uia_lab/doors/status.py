@@ -8,10 +8,10 @@ from uia_lab.doors.base import Door
 
 
 class StatusDoor(Door):
-    """``GET /status``."""
+    """``GET /status``: the status report, and the state of each part of the service."""
 
     def get(self) -> None:
-        """The status report, and the state of each part of the service."""
+        """The report."""
         self.answer(self.manager.get_backend_status_report() | {"parts": self.service.parts})
 
 
@@ -21,7 +21,7 @@ class HealthDoor(Door):
     scopes: ClassVar[tuple[str, ...]] = ()
 
     def get(self) -> None:
-        """Whether the process answers: 200, or 503 while it stops. It tells strangers nothing else."""
+        """200, or 503 while it stops. It tells strangers nothing else."""
         stopping = self.open_doors.closing
         self.answer({"status": "stopping" if stopping else "ok"}, 503 if stopping else 200)
 
@@ -30,7 +30,7 @@ class ReadyDoor(Door):
     """``GET /ready``: whether requests can be served."""
 
     def get(self) -> None:
-        """Whether requests can be served: 200, or 503 with the parts that are not there."""
+        """200, or 503 with the parts that are not there."""
         ready = bool(self.service.ready)
         self.answer({"ready": ready, "parts": self.service.parts}, 200 if ready else 503)
 
