@@ -22,6 +22,7 @@ from uia_lab.dialects.registry import UPSTREAM_DIALECTS
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import BackendFailed
 from uia_lab.inference_backend_manager import BackendCapabilities, BackendManager
+from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
 from uia_lab.routing import strategies
 
@@ -62,6 +63,13 @@ def test_the_links_lead_somewhere():
     for page in pages:
         for link in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
             assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
+def test_what_the_readme_names_of_a_lab_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\blab\.([a-z_]+)", text))
+    assert {"status", "generate"} <= named
+    assert not [name for name in named if not hasattr(Lab, name)]
 
 
 def test_the_two_commands_are_there_and_say_what_they_do():
