@@ -78,6 +78,8 @@ def test_a_page_for_people_gathers_what_is_alike_and_ends_with_what_to_do():
     assert "no key: one (set ONE), two (set TWO)" in shown
     assert shown.endswith("1 missing. First: fetch it")
     assert page(findings[:1]).endswith("python -m uia_lab serve")
+    absent = [Finding("package", name, MISSING, "not installed", f"install {name}") for name in "ab"]
+    assert page(absent).endswith("2 missing. First: pip install 'uia-lab[all]'")
     assert "Peers" not in shown
 
 

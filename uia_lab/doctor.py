@@ -116,7 +116,9 @@ def page(findings: Sequence[Finding]) -> str:
             ]
     missing = [finding for finding in findings if finding.state == MISSING]
     if missing:
-        lines += ["", f"{len(missing)} missing. First: {missing[0].remedy or missing[0].detail}"]
+        several = sum(finding.area == "package" for finding in missing) > 1
+        first = "pip install 'uia-lab[all]'" if several else missing[0].remedy or missing[0].detail
+        lines += ["", f"{len(missing)} missing. First: {first}"]
     else:
         lines += ["", "Nothing is missing. Next: jupyter lab, or python -m uia_lab serve"]
     return "\n".join(lines).strip()
