@@ -6,7 +6,7 @@ import pytest
 
 from tests.upstreams.scripted_api import ScriptedApi
 from uia_lab.config import InferenceServiceConfig
-from uia_lab.doctor import MISSING, NOTE, OK, examine
+from uia_lab.doctor import MISSING, NOTE, OK, Finding, examine, page
 
 SECRET = "sk-a-secret-that-doctor-sees"
 
@@ -57,6 +57,30 @@ async def test_servers_of_this_machine_are_found_and_no_key_is_shown(findings, m
     assert server.state == OK
     assert api.asked[0].headers["Authorization"] == f"Bearer {SECRET}"
     assert SECRET not in str(found)
+
+
+async def test_that_no_server_answers_is_said_too(findings):
+    found = await findings(discovery_ports=[], api_backends=["openai"])
+    assert "lab.backends.add" in found["found", "servers"].remedy
+
+
+def test_a_page_for_people_gathers_what_is_alike_and_ends_with_what_to_do():
+    findings = [
+        Finding("package", "uia_lab", OK, "1.0"),
+        Finding("model", "small", MISSING, "not fetched", "fetch it"),
+        Finding("provider", "one", NOTE, "no key; verified: yes", "set ONE"),
+        Finding("provider", "two", NOTE, "no key; verified: no", "set TWO"),
+    ]
+    shown = page(findings)
+    assert (
+        shown.index("Installed") < shown.index("Models that come with it") < shown.index("APIs by their key")
+    )
+    assert "no key: one (set ONE), two (set TWO)" in shown
+    assert shown.endswith("1 missing. First: fetch it")
+    assert page(findings[:1]).endswith("python -m uia_lab serve")
+    absent = [Finding("package", name, MISSING, "not installed", f"install {name}") for name in "ab"]
+    assert page(absent).endswith("2 missing. First: pip install 'uia-lab[all]'")
+    assert "Peers" not in shown
 
 
 def test_the_command_says_it_in_lines_and_in_json():

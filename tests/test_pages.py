@@ -4,14 +4,27 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.node import NODE
 from tests.upstreams.scripted_api import ScriptedApi, words
+from uia_lab.access.endpoints import EndpointPolicy
+from uia_lab.access.secrets import Secrets
+from uia_lab.backends.factory import BackendFactory
+from uia_lab.dialects.registry import UPSTREAM_DIALECTS
+from uia_lab.domain.descriptions import BackendDescription
+from uia_lab.domain.errors import BackendFailed
 from uia_lab.inference_backend_manager import BackendCapabilities, BackendManager
+from uia_lab.notebook.lab import Lab
+from uia_lab.notebook.local_transport import InProcessTransport
+from uia_lab.routing import strategies
 
 ROOT = Path(__file__).parents[1]
 KEY = "uia-readme-0123456789"
@@ -23,6 +36,55 @@ def blocks(page, language):
     chosen = [block for name, block in found if name == language]
     assert chosen, page
     return chosen
+
+
+TRIED = {
+    "README.md": (
+        "make lab", "%load_ext", "%%uia", "lab.serve", "uia_lab serve", "curl", "asyncio.run", "set_alias",
+        "lab.keys",
+    ),
+    "CONTRIBUTING.md": (
+        "class Shout", "class FewestServed", "uia_lab.strategies", "class Say:", "class Clock", "makePill",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("page", TRIED)
+def test_every_block_has_a_test_below(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    found = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == len(TRIED[page])
+    for block, sign in zip(found, TRIED[page], strict=True):
+        assert sign in block
+
+
+def test_the_links_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+            assert "://" in link or (page.parent / link).exists(), (page.name, link)
+
+
+def test_what_the_readme_names_of_a_lab_is_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\blab\.([a-z_]+)", text))
+    assert {"status", "generate"} <= named
+    assert not [name for name in named if not hasattr(Lab, name)]
+
+
+def test_the_two_commands_are_there_and_say_what_they_do():
+    (block,) = [block for block in blocks("README.md", "") if "make lab" in block]
+    for line in block.splitlines():
+        # Shown, not done: this is make test, and the other one would open a browser.
+        shown = subprocess.run(
+            ["make", "-n", *line.partition("#")[0].split()[1:]],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+        assert "about" in shown or "minutes" in shown
+    shown = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert {"lab", "test", "lint", "docs"} <= {line.split()[0] for line in shown.splitlines() if line}
 
 
 def run_cells(cells, **server):
@@ -133,12 +195,115 @@ async def manager():
     await made.aclose()
 
 
+def recipe(sign, language="python"):
+    (block,) = [block for block in blocks("CONTRIBUTING.md", language) if sign in block]
+    return block
+
+
 async def test_the_recipe_for_a_backend(manager):
     names = {}
-    exec(blocks("CONTRIBUTING.md", "python")[0], names)
+    exec(recipe("class Shout"), names)
     manager.register_backend("shout", "gpu", "Shout", names["Shout"]())
     async with asyncio.timeout(30):
         assert (await manager.infer("text-generation", inputs="hello there")).text == "HELLO THERE"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes an importable module of a recipe, with the entry points of its distribution."""
+
+    def make(name, code, entry_points=""):
+        (tmp_path / f"{name}.py").write_text(code)
+        facts = tmp_path / f"{name}-1.dist-info"
+        facts.mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (facts / "entry_points.txt").write_text(entry_points)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    strategies._installed.cache_clear()
+    yield make
+    sys.modules.pop("my_package", None)
+    strategies._installed.cache_clear()
+
+
+async def test_the_recipe_for_a_strategy(package):
+    published = tomllib.loads(recipe("uia_lab.strategies", "toml"))["project"]["entry-points"]
+    ((group, points),) = published.items()
+    lines = [f"[{group}]", *(f"{name} = {place}" for name, place in points.items())]
+    package("my_package", recipe("class FewestServed"), "\n".join(lines))
+    manager = BackendManager({"load_balancing": "fewest_served"})
+    try:
+        for name in "abc":
+            manager.register_backend(
+                name, "gpu", name, lambda inputs: inputs, BackendCapabilities({"text-generation"})
+            )
+        async with asyncio.timeout(30):
+            served = [(await manager.infer("text-generation", inputs="x")).backend_id for _ in range(6)]
+    finally:
+        await manager.aclose()
+    assert Counter(served) == dict.fromkeys("abc", 2)
+
+
+async def test_the_recipe_for_a_dialect(package, manager, monkeypatch):
+    package("my_package", recipe("class Say:"))
+    monkeypatch.setitem(UPSTREAM_DIALECTS, "say", "my_package:SAY")
+    factory = BackendFactory(Secrets({}), EndpointPolicy([]), manager.instance_id)
+    async with ScriptedApi() as api, asyncio.timeout(30):
+        api.answers["POST", "/say"] = (200, {"said": "well met"})
+        described = BackendDescription(
+            id="say", type="api", endpoint=api.url, dialect="say", models=("m",), tasks=("text-generation",)
+        )
+        manager.register_backend("say", "api", "Say", factory.build(await factory.complete(described)))
+        try:
+            assert (await manager.infer("text-generation", "m", "hello")).text == "well met"
+            assert api.asked[-1].json == {"say": "hello"}
+            api.answers["POST", "/say"] = (200, {"shouted": "well met"})
+            with pytest.raises(BackendFailed):
+                await manager.infer("text-generation", "m", "hello")
+        finally:
+            manager.unregister_backend("say")
+            await factory.close()
+
+
+def test_the_recipe_for_a_widget(tmp_path, monkeypatch):
+    base = pytest.importorskip("uia_lab.notebook.widgets.base")
+    assets = pytest.importorskip("uia_lab.notebook.widgets.assets")
+    static = tmp_path / "static"
+    shutil.copytree(assets._STATIC, static)
+    (static / "clock.js").write_text(recipe("makePill", "javascript"))
+    monkeypatch.setattr(assets, "_STATIC", static)
+    names = {}
+    exec(recipe("class Clock"), names)
+    clock = names["Clock"](base.Service(InProcessTransport, None), {"instance_id": "i"})
+    try:
+        assert clock._repr_mimebundle_()["text/html"] == "<p>a clock</p>"
+        module = tmp_path / "clock.mjs"
+        module.write_text(assets.shared() + base.source("clock.js").text)
+        subprocess.run([NODE, "--check", module], timeout=60, check=True)
+    finally:
+        clock.close()
+        base._sources.pop("clock.js").close()
+
+
+def test_the_tables_in_docs_are_those_of_the_code():
+    done = subprocess.run(
+        [sys.executable, "-m", "docs.make", "--check"],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_message_the_server_sends_is_on_its_page():
+    page = (ROOT / "docs/websocket.md").read_text(encoding="utf-8")
+    code = [*(ROOT / "uia_lab/doors").glob("*.py"), ROOT / "uia_lab/backends/websocket_worker.py"]
+    sent = {
+        name
+        for path in code
+        for name in re.findall(r'(?:send|_end)\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert {"inference_complete", "execute", "error"} <= sent
+    assert not [name for name in sent if f"`{name}`" not in page]
 
 
 async def test_the_chain_and_the_explanation(manager):

@@ -222,16 +222,13 @@ def _revoke_key(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from uia_lab.doctor import MISSING, examine
+    from uia_lab.doctor import MISSING, examine, page
 
     findings = asyncio.run(examine(InferenceServiceConfig.from_files()))
     if options.json:
         print(json.dumps([finding.to_dict() for finding in findings], indent=2))
     else:
-        for finding in findings:
-            print(f"{finding.state:<8} {finding.area:<9} {finding.name}: {finding.detail}")
-            if finding.remedy:
-                print(f"{'':<18} -> {finding.remedy}")
+        print(page(findings))
     return int(any(finding.state == MISSING for finding in findings))
 
 

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from uia_lab import _version
@@ -28,6 +29,17 @@ from uia_lab.store.database import MEMORY, default_path
 from uia_lab.store.filesystems import network_file_system
 
 OK, NOTE, MISSING = "ok", "note", "missing"
+
+_HEADINGS: Mapping[str, str] = {
+    "package": "Installed",
+    "model": "Models that come with it",
+    "store": "Where keys, backends and the request log are kept",
+    "p2p": "Peers",
+    "jupyter": "Jupyter",
+    "provider": "APIs by their key",
+    "tool": "Command-line tools",
+    "found": "Servers that answer",
+}
 
 _EXTRAS: Mapping[str, tuple[str, str]] = {
     "xllamacpp": ("llamacpp", "GGUF models"),
@@ -82,8 +94,45 @@ async def examine(config: InferenceServiceConfig) -> list[Finding]:
             *_keys(config),
         ]
     )
-    found = [_as_finding(found) for found in await _discovered(config)]
+    found = [_as_finding(found) for found in await _discovered(config)] or [_none_found(config)]
     return [*local, *await _tools(config), *found]
+
+
+def page(findings: Sequence[Finding]) -> str:
+    """The findings for people: under headings, what is alike in one paragraph, and what to do first."""
+    lines = []
+    for area, heading in _HEADINGS.items():
+        alike: dict[tuple[str, str], list[Finding]] = {}
+        for finding in findings:
+            if finding.area == area:
+                # What is nowhere near is said in one line; what is there, or should be, in a line of its own.
+                reason = finding.detail.partition(";")[0] if finding.state == NOTE else finding.name
+                alike.setdefault((finding.state, reason), []).append(finding)
+        if alike:
+            lines += [
+                "",
+                heading,
+                *(_paragraph(state, reason, own) for (state, reason), own in alike.items()),
+            ]
+    missing = [finding for finding in findings if finding.state == MISSING]
+    if missing:
+        several = sum(finding.area == "package" for finding in missing) > 1
+        first = "pip install 'uia-lab[all]'" if several else missing[0].remedy or missing[0].detail
+        lines += ["", f"{len(missing)} missing. First: {first}"]
+    else:
+        lines += ["", "Nothing is missing. Next: jupyter lab, or python -m uia_lab serve"]
+    return "\n".join(lines).strip()
+
+
+def _paragraph(state: str, reason: str, findings: Sequence[Finding]) -> str:
+    if len(findings) == 1:
+        (finding,) = findings
+        text = f"{finding.name}: {finding.detail}" + (f"\n-> {finding.remedy}" if finding.remedy else "")
+    else:
+        names = [item.name + (f" ({item.remedy})" if item.remedy else "") for item in findings]
+        text = f"{reason}: {', '.join(names)}"
+    lines = [part for line in text.split("\n") for part in wrap(line, 100, break_long_words=False)]
+    return "\n".join(f"  {state if not number else '':<8} {line}" for number, line in enumerate(lines))
 
 
 def _packages() -> Iterator[Finding]:
@@ -177,7 +226,7 @@ def _keys(config: InferenceServiceConfig) -> Iterator[Finding]:
         if found is not None:
             yield Finding("provider", provider.name, OK, f"{found} is set; {verified}")
         else:
-            remedy = f"set {' or '.join(provider.keys)} to use it"
+            remedy = f"set {' or '.join(provider.keys)}"
             yield Finding("provider", provider.name, NOTE, f"no key; {verified}", remedy)
 
 
@@ -214,6 +263,15 @@ def _as_tool(tool: Tool, found: Found | None) -> Finding:
         return Finding("tool", tool.name, NOTE, f"not on PATH; {verified}")
     detail = f"{found.reason} at {found.endpoint}; {verified}"
     return Finding("tool", tool.name, OK if found.usable else NOTE, detail)
+
+
+def _none_found(config: InferenceServiceConfig) -> Finding:
+    ports = ", ".join(map(str, config.discovery_ports))
+    where = (
+        f"none on this machine, on the ports {ports}" if ports else "no port is looked at (discovery_ports)"
+    )
+    remedy = "start one, or add one by its address: lab.backends.add(url)"
+    return Finding("found", "servers", NOTE, where, remedy)
 
 
 def _as_finding(found: Found) -> Finding:

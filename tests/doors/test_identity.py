@@ -45,6 +45,7 @@ TAKES = {
     "/requests/([^/]+)": {"GET": BOTH, "DELETE": INFER},
     "/replay": {"POST": BOTH},
     "/metrics": {"GET": READ},
+    "/openapi.yaml": {"GET": BOTH},
     "/mcp": {"GET": BOTH, "POST": BOTH, "DELETE": BOTH},
     "/ws/([^/]+)": {"GET": BOTH},
     "/(.*)": dict.fromkeys(METHODS, READ),

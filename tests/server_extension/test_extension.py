@@ -6,6 +6,7 @@ import time
 import aiohttp
 import psutil
 import pytest
+import yaml
 
 from tests.doors.test_identity import METHODS, address
 from tests.server_extension.jupyter_process import (
@@ -53,6 +54,14 @@ async def test_jupyters_token_opens_every_door(jupyter, session):
         jupyter.doors + "strategy", json={"name": "round_robin"}, headers=with_token()
     ) as response:
         assert response.status == 200
+
+
+async def test_the_description_of_the_doors_has_their_address(jupyter, session):
+    async with session.get(jupyter.doors + "openapi.yaml", headers=with_token()) as response:
+        assert response.headers["Content-Type"] == "application/yaml"
+        described = yaml.safe_load(await response.text())
+    assert described["servers"] == [{"url": "/nb/uia/"}]
+    assert "/v1/chat/completions" in described["paths"]
 
 
 async def test_a_stream_ends_properly(jupyter, session):

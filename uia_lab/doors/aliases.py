@@ -15,13 +15,13 @@ class AliasesDoor(Door):
     """``GET /aliases``."""
 
     def get(self) -> None:
-        """All of them, by name."""
+        """All aliases, by name."""
         aliases = self.manager.aliases
         self.answer({"aliases": [{"name": name, "targets": aliases[name]} for name in sorted(aliases)]})
 
 
 class AliasDoor(Door):
-    """``GET|PUT|DELETE /aliases/{name}``."""
+    """``GET|DELETE /aliases/{name}``, ``PUT /aliases/{name} {targets}``."""
 
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PUT": (ADMIN,), "DELETE": (ADMIN,)}
 

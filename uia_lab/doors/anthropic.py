@@ -11,7 +11,7 @@ from uia_lab.doors.base import Fault
 
 
 class MessagesDoor(AnsweringDoor):
-    """``POST /v1/messages``."""
+    """``POST /v1/messages {model, messages, max_tokens, stream?}``: Anthropic's messages."""
 
     waiting: ClassVar[bytes] = answers.PING
 

@@ -20,7 +20,11 @@ MOST = 1_000_000
 
 
 class BackendsDoor(Door):
-    """``GET /backends?type=&status=&task=``, ``POST /backends``."""
+    """``GET /backends?type=&status=&task=``, ``POST /backends``.
+
+    A description is ``{endpoint?, type?, id?, name?, dialect?, models?, tasks?, api_key_env?, weight?,
+    max_concurrency?, options?}``.
+    """
 
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"POST": (ADMIN,)}
 
@@ -71,7 +75,10 @@ class _OneBackend(Door):
 
 
 class BackendDoor(_OneBackend):
-    """``GET|PATCH|DELETE /backends/{id}``."""
+    """``GET|PATCH|DELETE /backends/{id}``.
+
+    What changes is ``{enabled?, draining?, weight?, max_concurrency?}``.
+    """
 
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"PATCH": (ADMIN,), "DELETE": (ADMIN,)}
 
@@ -80,7 +87,7 @@ class BackendDoor(_OneBackend):
         self.answer(self.found(backend_id).to_dict() | self.manager.troubles(backend_id))
 
     async def patch(self, backend_id: str) -> None:
-        """Changes what is named out of CHANGES; everything is checked before anything changes."""
+        """Changes what is named; everything is checked before anything changes."""
         self.found(backend_id)
         values = self.json_body()
         fields = Fields(values)

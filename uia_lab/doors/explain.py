@@ -10,12 +10,12 @@ from uia_lab.doors.base import Door
 
 
 class ExplainDoor(Door):
-    """A preview of a decision."""
+    """``POST /explain {task?, model?, preferred_types?, required_protocols?, backend_id?}``."""
 
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"POST": (READ,)}
 
     def post(self) -> None:
-        """The decision for ``{task, model?, preferred_types?, required_protocols?, backend_id?}``."""
+        """Who would serve a request now, and why not the others; nothing runs."""
         fields = Fields(self.json_body())
         decision = self.manager.explain(
             fields.text("task") or TEXT_GENERATION,

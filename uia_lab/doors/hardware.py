@@ -4,8 +4,8 @@ from uia_lab.doors.base import Door
 
 
 class HardwareDoor(Door):
-    """Cores, memory, devices with their number formats."""
+    """``GET /hardware``."""
 
     async def get(self) -> None:
-        """The report."""
+        """Cores, memory, devices with their number formats, and what is missing and why."""
         self.answer((await self.service.models.hardware()).to_dict())

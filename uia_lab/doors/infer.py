@@ -9,7 +9,7 @@ from uia_lab.doors.answering import AnsweringDoor, Rendering
 
 
 class InferDoor(AnsweringDoor):
-    """``{task, model?, inputs, parameters?, routing?}``."""
+    """``POST /infer {task, model?, inputs?, messages?, parameters?, routing?, stream?}``: any task."""
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""

@@ -19,13 +19,17 @@ _LARGEST = 10**12
 
 
 class KeysDoor(Door):
-    """``GET|POST /keys``."""
+    """``GET|POST /keys``.
+
+    A key is ``{name, scopes?, models?, backend_types?, requests_per_minute?, tokens_per_minute?,
+    max_concurrent?, token_budget?, expires_at?}``.
+    """
 
     scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
     method_scopes: ClassVar[Mapping[str, tuple[str, ...]]] = {"POST": (ADMIN,)}
 
     def get(self) -> None:
-        """All of them for administrators; for others the one they came by."""
+        """All keys for administrators; for others the one they came by."""
         everybody = self.principal.allows(ADMIN)
         keys = [key for key in self.service.keys.all() if everybody or key.id == self.principal.key_id]
         self.answer({"keys": [key.to_dict() for key in keys]})

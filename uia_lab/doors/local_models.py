@@ -16,10 +16,10 @@ _STEPS = 256
 
 
 class LocalModelsDoor(Door):
-    """Registered models with their state, and those that were found and can be loaded."""
+    """``GET /models``."""
 
     async def get(self) -> None:
-        """All of them."""
+        """The registered models of this machine with their state, and those that can be loaded."""
         self.answer({"models": await self.service.models.listed()})
 
 

@@ -13,7 +13,7 @@ MAX_RECORDING = 25 * 1024 * 1024
 
 
 class ImagesDoor(AnsweringDoor):
-    """``POST /v1/images/generations``."""
+    """``POST /v1/images/generations {model?, prompt, n?, size?}``: OpenAI's images."""
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""
@@ -25,7 +25,7 @@ class ImagesDoor(AnsweringDoor):
 
 
 class TranscriptionsDoor(AnsweringDoor):
-    """``POST /v1/audio/transcriptions``."""
+    """``POST /v1/audio/transcriptions {file, model?, response_format?, stream?}``: a form, as OpenAI's."""
 
     max_body: ClassVar[int] = MAX_RECORDING
 

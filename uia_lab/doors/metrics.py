@@ -50,10 +50,10 @@ def exposition(report: Callable[[], Mapping[str, Any]]) -> bytes:
 
 
 class MetricsDoor(Door):
-    """Our metrics; in Jupyter they are on its own ``/metrics`` too."""
+    """``GET /metrics``."""
 
     def get(self) -> None:
-        """The text."""
+        """The figures as Prometheus reads them; in Jupyter they are on its own `/metrics` too."""
         self.set_header("Content-Type", CONTENT_TYPE_LATEST)
         self.finish(exposition(self.manager.get_backend_status_report))
 

@@ -37,10 +37,10 @@ class _Names(Door):
 
 
 class ModelsDoor(_Names):
-    """The models that routable backends serve now, and the aliases."""
+    """``GET /v1/models``."""
 
     def get(self) -> None:
-        """All of them."""
+        """The models that routable backends serve now, and the aliases."""
         names = self.names()
         if self.for_anthropic:
             self.answer(anthropic_models.model_list(names, _SINCE))
@@ -49,9 +49,9 @@ class ModelsDoor(_Names):
 
 
 class ModelDoor(_Names):
-    """One model or alias."""
+    """``GET /v1/models/{id}``."""
 
     def get(self, name: str) -> None:
-        """The model, or 404 ``model_not_found`` with what there is."""
+        """The model or alias, or 404 ``model_not_found`` with what there is."""
         model = one_model(self.names(), name, _SINCE)
         self.answer(anthropic_models.model_object(name, _SINCE) if self.for_anthropic else model)

@@ -9,7 +9,7 @@ from uia_lab.doors.answering import AnsweringDoor, Rendering
 
 
 class ChatDoor(AnsweringDoor):
-    """``POST /v1/chat/completions``."""
+    """``POST /v1/chat/completions {model?, messages, stream?, max_tokens?, uia?}``: OpenAI's chat."""
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""
@@ -25,7 +25,7 @@ class ChatDoor(AnsweringDoor):
 
 
 class CompletionsDoor(AnsweringDoor):
-    """``POST /v1/completions``."""
+    """``POST /v1/completions {model?, prompt, stream?, max_tokens?, uia?}``: OpenAI's completions."""
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""
@@ -41,7 +41,7 @@ class CompletionsDoor(AnsweringDoor):
 
 
 class EmbeddingsDoor(AnsweringDoor):
-    """``POST /v1/embeddings``."""
+    """``POST /v1/embeddings {model?, input, encoding_format?, dimensions?, uia?}``: OpenAI's embeddings."""
 
     def parse(self, body: bytes) -> Call:
         """The call in the body."""

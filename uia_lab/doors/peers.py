@@ -24,7 +24,10 @@ class PeersDoor(Door):
 
 
 class TrustDoor(Door):
-    """``POST|DELETE /peers/{id}/trust``."""
+    """``POST|DELETE /peers/{id}/trust``.
+
+    What is agreed is ``{name?, models?, max_concurrent?, tokens_per_minute?, ours?, addresses?}``.
+    """
 
     scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
 
@@ -43,7 +46,10 @@ class TrustDoor(Door):
 
 
 class InvitesDoor(Door):
-    """``POST /peers/invites``."""
+    """``POST /peers/invites``.
+
+    What is agreed is ``{name?, models?, max_concurrent?, tokens_per_minute?, ours?, expires_in?}``.
+    """
 
     scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
 
@@ -68,7 +74,7 @@ class InviteDoor(Door):
 
 
 class AcceptDoor(Door):
-    """``POST /peers/accept``."""
+    """``POST /peers/accept {link, lend?, ours?}``."""
 
     scopes: ClassVar[tuple[str, ...]] = (ADMIN,)
 

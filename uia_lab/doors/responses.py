@@ -11,7 +11,7 @@ from uia_lab.doors.base import Fault
 
 
 class ResponsesDoor(AnsweringDoor):
-    """``POST /v1/responses``."""
+    """``POST /v1/responses {model?, input, stream?, max_output_tokens?, uia?}``: OpenAI's responses."""
 
     def fault(self, error: BaseException | None, status: int = 500) -> Fault:
         """What may be told of an error, with the field at fault by the name the client gave it."""

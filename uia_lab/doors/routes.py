@@ -14,6 +14,7 @@ from uia_lab.doors.media import ImagesDoor, TranscriptionsDoor
 from uia_lab.doors.metrics import MetricsDoor
 from uia_lab.doors.models import ModelDoor, ModelsDoor
 from uia_lab.doors.openai import ChatDoor, CompletionsDoor, EmbeddingsDoor
+from uia_lab.doors.openapi import OpenApiDoor
 from uia_lab.doors.peers import AcceptDoor, InviteDoor, InvitesDoor, PeersDoor, TrustDoor
 from uia_lab.doors.replay import ReplayDoor
 from uia_lab.doors.requests import RequestDoor, RequestsDoor
@@ -61,6 +62,7 @@ def routes() -> list[tuple[str, type[Door]]]:
         (r"/requests/([^/]+)", RequestDoor),
         (r"/replay", ReplayDoor),
         (r"/metrics", MetricsDoor),
+        (r"/openapi.yaml", OpenApiDoor),
         (r"/mcp", McpDoor),
         (r"/ws/([^/]+)", SocketDoor),
         (r"/(.*)", NothingDoor),

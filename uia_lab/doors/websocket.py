@@ -56,7 +56,10 @@ class Incoming:
 
 
 class SocketDoor(Door, WebSocketHandler):
-    """One connection. The client's id is a label of its choice; the identity is the key's or Jupyter's."""
+    """``GET /ws/{client_id}``: the WebSocket.
+
+    The client's id is a label of its choice; the identity is the key's or Jupyter's.
+    """
 
     scopes: ClassVar[tuple[str, ...]] = (READ, INFER)
     """To come in; each message then takes its own."""
@@ -165,33 +168,36 @@ class SocketDoor(Door, WebSocketHandler):
             self._seat.heard()
 
     async def subscribe(self, message: Incoming) -> None:
-        """``subscribe``: a snapshot of each topic, then its changes."""
+        """``subscribe {topics}``: a snapshot of each topic, then its changes."""
         topics = _topics(message.body)
         await self.send("subscribed", topics=topics)
         if self._updates is not None:
             self._updates.add(topics)
 
     async def unsubscribe(self, message: Incoming) -> None:
-        """``unsubscribe``: no more of these topics."""
+        """``unsubscribe {topics}``: no more of these topics."""
         topics = _topics(message.body)
         if self._updates is not None:
             self._updates.remove(topics)
         await self.send("unsubscribed", topics=topics)
 
     async def inference(self, message: Incoming) -> None:
-        """``inference``: runs beside whatever else runs on this socket."""
+        """Runs a request, beside the others of this socket.
+
+        ``inference {request_id?, task?, model?, inputs, parameters?, stream?, routing?}``.
+        """
         if self.open_doors.closing:
             raise NoBackendAvailable("the server is stopping", retry_after=5)
         if self._inference is not None:
             self._inference.start(message.body)
 
     async def cancel(self, message: Incoming) -> None:
-        """``cancel``: ends a request."""
+        """``cancel {request_id}``: ends a request."""
         if self._inference is not None:
             await self._inference.cancel(message.body)
 
     async def status(self, message: Incoming) -> None:
-        """``status``: the status report, with or without its backends."""
+        """``status {details?}``: the status report, with or without its backends."""
         level = message.body.get("details", "summary")
         if level not in ("summary", "full"):
             raise BadRequest(f"details must be summary or full, not {kind(level)}", param="details")
@@ -207,18 +213,22 @@ class SocketDoor(Door, WebSocketHandler):
         await self.send("history", **self.service.history.read(after, KEPT if limit is None else limit))
 
     async def answer_ping(self, message: Incoming) -> None:
-        """``ping``."""
+        """``ping``: is answered by `pong`."""
         del message
         await self.send("pong")
 
     async def register(self, message: Incoming) -> None:
-        """``register``: the socket becomes a backend."""
+        """``register {backend}``: the socket becomes a backend."""
         if self._seat is not None:
             metadata = {"principal": self.principal.name, "client_id": self._client_id}
             await self._seat.register(message.body, metadata)
 
     async def work(self, message: Incoming) -> None:
-        """``result``, ``chunk``, ``complete``, ``fail``: a worker's answer."""
+        """A worker's answer to an ``execute``.
+
+        One of ``result {request_id, result, usage?}``, ``chunk {request_id, chunk}``,
+        ``complete {request_id, usage?, finish_reason?}``, ``fail {request_id, error, code?}``.
+        """
         if self._seat is not None:
             await self._seat.answer(message.type, message.body, message.size)
 
