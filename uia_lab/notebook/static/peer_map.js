@@ -13,7 +13,7 @@ const COLUMNS = [
   ["Lends us", ""],
   ["May use of ours", "uia-roomy"],
   ["Away", "uia-num"],
-  ["In flight", "uia-num"],
+  ["In flight", "uia-num uia-roomy"],
   ["", "uia-peers-acts"],
 ];
 const PILLS = { connected: "healthy", connecting: "initializing", found: "unknown", offline: "offline", refused: "failed" };
@@ -333,6 +333,12 @@ function render({ model, el }) {
       given.value = "";
       say(`${short(peer)} lends us ${lends(peer)}.`);
     });
+  });
+
+  // JupyterLab's shortcuts must not take what is meant for a field or a button here.
+  root.addEventListener("keydown", (event) => {
+    const meant = event.target.matches("input") || ["Enter", " "].includes(event.key);
+    if (meant && !event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
 
   const service = serviceOf(model, changed);
