@@ -150,9 +150,9 @@ async def test_a_handler_that_fails_ends_its_own_stream_only(friends, caplog):
     async def fail(raw):
         raise ZeroDivisionError("on purpose")
 
-    from uia_lab.p2p.hub import _contained
+    from uia_lab.p2p.guards import contained
 
-    lender._hub.host.set_stream_handler("/test/1.0.0", _contained(fail))
+    lender._hub.host.set_stream_handler("/test/1.0.0", contained(fail))
     (sessions,) = borrower._hub._sessions.values()
 
     async def open_and_read():
