@@ -1,22 +1,22 @@
 """The node inside its trio thread: connections, hello, and who may open which stream."""
 
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from uia_lab._version import __version__
 from uia_lab.domain.errors import BackendFailed, InferenceError, NotAllowed
-from uia_lab.domain.peers import Load, Offer, PeerInfo, PeerState
+from uia_lab.domain.peers import Load, Offer, PeerState
 from uia_lab.domain.texts import one_line
 from uia_lab.p2p import messages
 from uia_lab.p2p.answering import Answering, Answers
 from uia_lab.p2p.asking import Call
 from uia_lab.p2p.dialer import Dialer
 from uia_lab.p2p.frames import FrameError
+from uia_lab.p2p.guards import Loop, contained, credible
 from uia_lab.p2p.libp2p_host import (
     Notices,
     dial,
@@ -29,7 +29,7 @@ from uia_lab.p2p.libp2p_host import (
     reachable,
 )
 from uia_lab.p2p.messages import SignedRecord
-from uia_lab.p2p.peer_table import MOST_ADDRESSES, PeerTable
+from uia_lab.p2p.peer_table import PeerTable
 from uia_lab.p2p.records import RecordError, Signer, Verifier
 from uia_lab.p2p.session import Session, StatusAnswers
 from uia_lab.p2p.settings import P2PConfig
@@ -49,16 +49,6 @@ STRANGER_S = 1.0
 DIAL_S = 5.0
 CLOSE_S = 2.0
 PROTOCOLS = (messages.HELLO, messages.INFERENCE, messages.STATUS)
-
-
-class Loop(Protocol):
-    """What the node does on the asyncio loop for its trio half; each is called there."""
-
-    def peer_changed(self, peer_id: str, info: PeerInfo | None) -> None:
-        """A peer has changed, or is forgotten."""
-
-    def remember(self, peer_id: str, addresses: tuple[str, ...]) -> None:
-        """A peer was reached at these addresses."""
 
 
 @dataclass(slots=True)
@@ -150,7 +140,7 @@ class Hub:
             (messages.INFERENCE, self._on_inference),
             (messages.STATUS, self._on_status),
         ):
-            host.set_stream_handler(protocol, _contained(handler))
+            host.set_stream_handler(protocol, contained(handler))
         async with background_trio_service(host.get_network()):
             try:
                 await listen(host, self._config.listen)
@@ -198,7 +188,7 @@ class Hub:
                 return
             await handler(raw)
 
-        return _contained(handle)
+        return contained(handle)
 
     def session(self, peer_id: str) -> Session | None:
         """The session with a peer, the latest one first, if there is one."""
@@ -528,46 +518,6 @@ class Hub:
 
 
 _STRANGER = "you are not trusted here; ask for an invitation, or to be put on the allow-list by your peer id"
-
-
-def _contained(handler: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """A handler that fails for its own stream only; libp2p would end the connections of everybody."""
-
-    async def handle(raw: Any) -> None:
-        try:
-            await handler(raw)
-        except Exception:
-            log.exception("unexpected error on a stream of a peer")
-            await raw.reset()
-
-    return handle
-
-
-def credible(addresses: tuple[str, ...], connection: Any, *, trusted: bool) -> tuple[str, ...]:
-    """Of the addresses that a peer claims those that are dialled later.
-
-    A stranger's are believed where it came from only: it must not send us elsewhere.
-
-    Args:
-        addresses: What it claims.
-        connection: The connection it came by.
-        trusted: Whether it is on the allow-list.
-    """
-    remote = connection.muxed_conn.get_remote_address()
-    origin = remote[0] if remote is not None else ""
-    found = []
-    for address in addresses[:MOST_ADDRESSES]:
-        parts = address.split("/")
-        if len(address) > 256 or len(parts) != 5 or parts[3] != "tcp" or not parts[4].isdecimal():
-            continue
-        try:
-            host = ipaddress.ip_address(parts[2])
-        except ValueError:
-            continue
-        loopback = host.is_loopback and origin != parts[2]
-        if parts[2] == origin or (trusted and not loopback and not host.is_unspecified):
-            found.append(address)
-    return tuple(found)
 
 
 def _short(peer_id: str) -> str:

@@ -3,14 +3,13 @@
 import asyncio
 import importlib
 import logging
-import warnings
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from uia_lab.domain.errors import BackendFailed, BackendTimeout, BadRequest, NotAllowed
-from uia_lab.domain.events import Event, Finished
+from uia_lab.domain.errors import BackendFailed, BadRequest, NotAllowed
+from uia_lab.domain.events import Event
 from uia_lab.domain.peers import (
     Invitation,
     Invite,
@@ -22,17 +21,16 @@ from uia_lab.domain.peers import (
     TrustedPeer,
 )
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.p2p import messages
-from uia_lab.p2p.calls import WINDOW, Inbox
+from uia_lab.p2p.borrowing import answer
 from uia_lab.p2p.changes import Changes
 from uia_lab.p2p.invites import Link, link_of
 from uia_lab.p2p.key_file import load_or_make
 from uia_lab.p2p.mdns import Mdns
+from uia_lab.p2p.optional import modules
 from uia_lab.p2p.quotas import Quotas
 from uia_lab.p2p.serving import Serve, Serving
 from uia_lab.p2p.settings import P2PConfig
 from uia_lab.p2p.trust import Trust, TrustStore
-from uia_lab.p2p.wire import AnswerReader, request_frame
 
 if TYPE_CHECKING:
     from uia_lab.p2p.hub import Hub
@@ -42,8 +40,6 @@ log = logging.getLogger(__name__)
 
 Capabilities: TypeAlias = Callable[[], Offer]
 
-ACCEPT_S = 3.0
-"""How long a peer may take to say that it works on a request; until then another one takes over silently."""
 OFFER_S = 1.0
 
 
@@ -216,7 +212,7 @@ class P2PNode:
             InferenceError: As the peer gave it; BackendFailed where the peer is not connected, has gone, or
                 broke the protocol (an end without ``done`` included).
         """
-        return self._answer(peer_id, request)
+        return answer(self._parts, peer_id, request, self._instance_id)
 
     async def invite(
         self,
@@ -379,42 +375,6 @@ class P2PNode:
         if self._trust.trusts(peer_id):
             self._soon(self._trust.remember(peer_id, addresses))
 
-    async def _answer(self, peer_id: str, request: InferenceRequest) -> AsyncGenerator[Event, None]:
-        from uia_lab.p2p.asking import Call
-
-        hub, thread = self._parts()
-        via = (*request.via, self._instance_id) if self._instance_id else request.via
-        inbox: Inbox[messages.ToClient] = Inbox(thread.tell)
-        call = Call(inbox, request_frame(request, "", via, WINDOW))
-        reader = AnswerReader(request)
-        ended = False
-        taken = acked = 0
-        try:
-            if not thread.post(hub.ask, peer_id, call):
-                raise thread.stopped()
-            try:
-                async with asyncio.timeout(ACCEPT_S):
-                    frame = await inbox.get()
-            except TimeoutError:
-                raise BackendTimeout(
-                    f"the peer {peer_id[-8:]} did not accept the request within {ACCEPT_S:g} s"
-                ) from None
-            while True:
-                ended = isinstance(frame, (messages.Done, messages.Failed))
-                for event in reader.feed(frame):
-                    yield event
-                    if isinstance(event, Finished):
-                        return
-                if isinstance(frame, messages.Chunk):
-                    taken += 1
-                    if taken - acked >= WINDOW // 2:
-                        acked = taken
-                        thread.post(call.ack, taken)
-                frame = await inbox.get()
-        finally:
-            if not ended:
-                thread.post(call.cancel)
-
     async def _begin(self) -> None:
         hub_module, thread_module = await self._known_ids()
         seed = await asyncio.to_thread(load_or_make, self._config.key_path)
@@ -464,7 +424,7 @@ class P2PNode:
         Raises:
             BackendFailed: It is not installed.
         """
-        return await asyncio.to_thread(_modules)
+        return await asyncio.to_thread(modules)
 
     async def _follow(self, thread: "TrioThread") -> None:
         """Keeps the thread informed of what is lent and how busy we are, for as long as it lives."""
@@ -531,17 +491,3 @@ class P2PNode:
         task = asyncio.get_running_loop().create_task(work, name="uia-p2p")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _modules() -> tuple[Any, Any]:
-    try:
-        with warnings.catch_warnings():
-            # libp2p imports what its own dependencies have marked as deprecated.
-            warnings.simplefilter("ignore")
-            return importlib.import_module("uia_lab.p2p.hub"), importlib.import_module("uia_lab.p2p.thread")
-    except ImportError as error:
-        raise BackendFailed(
-            f"the peer-to-peer network needs libp2p, which cannot be imported ({error}). Run pip install "
-            "'uia-lab[p2p]'; where that fails at fastecdsa, install gcc, the headers of Python and of GMP "
-            "first (Debian: gcc python3-dev libgmp-dev). Everything else works without it."
-        ) from error
