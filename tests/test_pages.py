@@ -267,8 +267,8 @@ async def test_the_recipe_for_a_dialect(package, manager, monkeypatch):
 
 
 def test_the_recipe_for_a_widget(tmp_path, monkeypatch):
-    base = pytest.importorskip("uia_lab.notebook.widgets.base")
-    assets = pytest.importorskip("uia_lab.notebook.widgets.assets")
+    base = importlib.import_module("uia_lab.notebook.widgets.base")
+    assets = importlib.import_module("uia_lab.notebook.widgets.assets")
     static = tmp_path / "static"
     shutil.copytree(assets._STATIC, static)
     (static / "clock.js").write_text(recipe("makePill", "javascript"))

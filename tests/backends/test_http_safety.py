@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import gzip
 import json
 
+import msgspec
 import pytest
 
 from tests.backends.conftest import KEY, chat, events
@@ -33,7 +33,7 @@ async def test_what_cannot_be_translated_is_no_fault_of_the_backend(api, build, 
     """Anything but a typed error counts against the backend, until it is out for everybody."""
     api.answers[CHAT] = (400, {"error": {"message": "what is that"}})
     backend = await build(api, dialect)
-    request = dataclasses.replace(chat(), **wrong)
+    request = msgspec.structs.replace(chat(), **wrong)
     with pytest.raises(InferenceError) as caught:
         await events(backend, request)
     assert 400 <= caught.value.http_status < 500
@@ -57,12 +57,12 @@ async def test_a_server_of_this_machine_is_sent_to_fetch_nothing(api, build, par
     wire = Wire("openai-chat", json.dumps({"model": "m", "messages": messages}).encode())
     for request in (chat(), chat(wire=wire)):
         with pytest.raises(Unsupported, match="data: address") as caught:
-            await events(backend, dataclasses.replace(request, messages=messages))
+            await events(backend, msgspec.structs.replace(request, messages=messages))
         assert caught.value.param == "messages"
     assert api.asked == []
     messages[0]["content"][1] = {"type": "image_url", "image_url": {"url": "DATA:image/png;base64,aGk="}}
     api.answers[CHAT] = (200, words("a"))
-    await events(backend, dataclasses.replace(chat(), messages=messages))
+    await events(backend, msgspec.structs.replace(chat(), messages=messages))
     assert api.asked[0].json["messages"] == messages
 
 

@@ -10,7 +10,7 @@ from uia_lab.traffic_replay import MOST
 
 
 class ReplayDoor(SeenRequests):
-    """A simulation of the requests that the caller may see; nothing changes."""
+    """``POST /replay {strategy?, since?, limit?}``: what another strategy would have made of requests."""
 
     _work: asyncio.Task[dict[str, Any]] | None = None
 

@@ -207,7 +207,7 @@ class SocketDoor(Door, WebSocketHandler):
         await self.send("status", detail_level=level, backend_status=report)
 
     async def history(self, message: Incoming) -> None:
-        """``history``: the samples of the last quarter of an hour, or those after one."""
+        """``history {after?, limit?}``: the samples of the last quarter of an hour, or those after one."""
         fields = Fields(message.body)
         after, limit = fields.whole("after", 0) or 0, fields.whole("limit", 1)
         await self.send("history", **self.service.history.read(after, KEPT if limit is None else limit))
