@@ -53,7 +53,8 @@ class Exchange:
         try:
             await application(self._scope() | scope, self._receive, self._send)
         except Exception:
-            if not self._gone.is_set():
+            stream = getattr(self._handler.request.connection, "stream", None)
+            if not self._gone.is_set() and stream is not None and not stream.closed():
                 raise
             # What breaks in an application whose client has left is of no consequence.
             log.debug("after a disconnect", exc_info=True)

@@ -75,8 +75,16 @@ class McpSessions:
                 self._ready.set()
                 await self._end.wait()
             await self._answers.tools.close()
+            _end_watchers()
         finally:
             # However it ended, nobody is to wait for it.
             self._end.set()
             self._ready.set()
             self._open_doors.leave(self)
+
+
+def _end_watchers() -> None:
+    """Ends the task in which sse_starlette waits for uvicorn to stop; it begins again where it is needed."""
+    for task in asyncio.all_tasks():
+        if getattr(task.get_coro(), "__qualname__", "") == "_shutdown_watcher":
+            task.cancel()
