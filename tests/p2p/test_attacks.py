@@ -17,7 +17,7 @@ from uia_lab.domain.peers import Load, PeerState, Quota
 from uia_lab.p2p import hub as hub_module
 from uia_lab.p2p import messages
 from uia_lab.p2p.frames import MAX_FRAME, Splitter, pack
-from uia_lab.p2p.hub import PROTOCOLS
+from uia_lab.p2p.hello import PROTOCOLS
 from uia_lab.p2p.libp2p_host import MOST_STREAMS, peer_id_of
 from uia_lab.p2p.records import Signer
 from uia_lab.p2p.session import MOST_LOAD

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from uia_lab._version import __version__
 from uia_lab.domain.errors import BackendFailed, InferenceError, NotAllowed
 from uia_lab.domain.peers import Load, Offer, PeerState
 from uia_lab.domain.texts import one_line
@@ -17,6 +16,7 @@ from uia_lab.p2p.asking import Call
 from uia_lab.p2p.dialer import Dialer
 from uia_lab.p2p.frames import FrameError
 from uia_lab.p2p.guards import Loop, contained, credible
+from uia_lab.p2p.hello import checked, hello
 from uia_lab.p2p.libp2p_host import (
     Notices,
     dial,
@@ -48,7 +48,6 @@ STRANGER_S = 1.0
 """How long somebody who is not let in stays connected: long enough to be told why."""
 DIAL_S = 5.0
 CLOSE_S = 2.0
-PROTOCOLS = (messages.HELLO, messages.INFERENCE, messages.STATUS)
 
 
 @dataclass(slots=True)
@@ -135,12 +134,9 @@ class Hub:
 
         self.host = host = make_host(self._seed)
         host.get_network().register_notifee(Notices(self._connected, self._disconnected))
-        for protocol, handler in (
-            (messages.HELLO, self._on_hello),
-            (messages.INFERENCE, self._on_inference),
-            (messages.STATUS, self._on_status),
-        ):
-            host.set_stream_handler(protocol, contained(handler))
+        host.set_stream_handler(messages.HELLO, contained(self._on_hello))
+        host.set_stream_handler(messages.INFERENCE, contained(self._on_inference))
+        host.set_stream_handler(messages.STATUS, contained(self._on_status))
         async with background_trio_service(host.get_network()):
             try:
                 await listen(host, self._config.listen)
@@ -302,11 +298,11 @@ class Hub:
         try:
             raw = await open_stream(connection, messages.HELLO)
             stream = FrameStream(raw, messages.Greeting)
-            await stream.send(self._hello(invite))
+            await stream.send(self._greeting(invite))
             frame = await stream.one()
             if isinstance(frame, messages.Refused):
                 raise error_from(frame)
-            record = self._checked(frame, peer_id)
+            record = checked(frame, self._config.network, self._verifier, peer_id)
         except (StreamGone, FrameError, RecordError) as error:
             raise BackendFailed(f"no hello from {address}: {error}") from error
         finally:
@@ -323,11 +319,11 @@ class Hub:
                 frame = await stream.one()
                 if not isinstance(frame, messages.Hello):
                     return
-                record = self._checked(frame, peer_id)
+                record = checked(frame, self._config.network, self._verifier, peer_id)
                 await self._let_in(peer_id, frame)
                 addresses = credible(frame.addresses, connection, trusted=self._trust.trusts(peer_id))
                 await self._establish(connection, peer_id, frame, record, addresses)
-                await stream.send(self._hello(None))
+                await stream.send(self._greeting(None))
                 await stream.close()
         except (InferenceError, RecordError) as error:
             await self._refuse(stream, connection, error)
@@ -361,21 +357,6 @@ class Hub:
             except StreamGone:
                 pass
         await self._kick(connection)
-
-    def _checked(self, hello: messages.Greeting, peer_id: str) -> Any:
-        """The record of a hello that is good.
-
-        Raises:
-            NotAllowed: It is of another network, or another version.
-            RecordError: Its record does not count.
-        """
-        if not isinstance(hello, messages.Hello):
-            raise RecordError("no hello came")
-        if hello.network != self._config.network:
-            raise NotAllowed(f"this is the network {self._config.network!r}, not {hello.network!r:.80}")
-        if not set(PROTOCOLS) <= set(hello.versions):
-            raise NotAllowed(f"this node speaks {', '.join(PROTOCOLS)}; one of us needs a newer uia_lab")
-        return self._verifier.check(hello.record, peer_id)
 
     async def _establish(
         self, connection: Any, peer_id: str, hello: messages.Hello, record: Any, addresses: tuple[str, ...]
@@ -497,16 +478,9 @@ class Hub:
         self._links.pop(connection, None)
         await hang_up(connection, CLOSE_S, politely=True)
 
-    def _hello(self, invite: str | None) -> messages.Hello:
-        return messages.Hello(
-            versions=PROTOCOLS,
-            network=self._config.network,
-            instance_id=self._instance_id,
-            software=__version__,
-            record=self._signer.record(self.offer),
-            addresses=self.addresses,
-            invite=invite,
-        )
+    def _greeting(self, invite: str | None) -> messages.Hello:
+        record = self._signer.record(self.offer)
+        return hello(self._config.network, self._instance_id, record, self.addresses, invite)
 
     async def _close(self) -> None:
         """Says goodbye to everybody at once, and closes the sockets."""
