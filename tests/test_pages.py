@@ -24,6 +24,7 @@ from uia_lab.domain.errors import BackendFailed
 from uia_lab.inference_backend_manager import BackendCapabilities, BackendManager
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
+from uia_lab.notebook.widgets import assets, base
 from uia_lab.routing import strategies
 
 ROOT = Path(__file__).parents[1]
@@ -267,8 +268,6 @@ async def test_the_recipe_for_a_dialect(package, manager, monkeypatch):
 
 
 def test_the_recipe_for_a_widget(tmp_path, monkeypatch):
-    base = importlib.import_module("uia_lab.notebook.widgets.base")
-    assets = importlib.import_module("uia_lab.notebook.widgets.assets")
     static = tmp_path / "static"
     shutil.copytree(assets._STATIC, static)
     (static / "clock.js").write_text(recipe("makePill", "javascript"))
