@@ -16,7 +16,6 @@ pytestmark = [
 
 
 def test_a_figure_becomes_a_png(tmp_path):
-    pytest.importorskip("kaleido")
     figure = figures.tokens(requests_frame([]))
     figure.write_image(tmp_path / "figure.png", width=320, height=240)
     head = (tmp_path / "figure.png").read_bytes()[:24]

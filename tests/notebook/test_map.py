@@ -133,6 +133,16 @@ def test_a_full_house_is_waited_for(local, monkeypatch):
     assert local.status()["total_rejected"] > 0
 
 
+def test_a_key_that_may_ask_less_at_once_gets_every_answer(server, service):
+    with Lab(HttpTransport(server.url, server.key)) as admin:
+        made = admin.keys.create("small", scopes=["infer", "read"], max_concurrent=2)
+        with Lab(HttpTransport(server.url, made.key)) as lab:
+            batch = lab.map([f"word{n}" for n in range(20)], model="w", concurrency=8, show=False)
+        assert batch.counts["done"] == 20
+        # Who is refused waits for another's end, and does not knock again and again.
+        assert admin.status()["total_rejected"] <= 6 + 20
+
+
 def test_no_more_at_once_than_asked_for(local):
     manager = local._async.spawn(local._transport.manager).result(30)
     active, most = 0, 0

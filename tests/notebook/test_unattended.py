@@ -61,8 +61,6 @@ RUNNERS = {
 @pytest.fixture(scope="module", params=RUNNERS)
 def executed(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "papermill":
-        pytest.importorskip("papermill")
     book = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},

@@ -57,7 +57,9 @@ class McpDoor(Door):
         sessions = await self._sessions()
         from uia_lab.doors.mcp_tools import Caller
 
-        self._caller = Caller(self.principal, self.touch, passed_through(self.request.headers))
+        self._caller = Caller(
+            self.principal, self.touch, (*self.principal.via, *passed_through(self.request.headers))
+        )
         self._exchange = Exchange(self, self.timings.stalled_s)
         self.open_doors.enter(self)
         try:

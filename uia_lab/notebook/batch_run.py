@@ -69,6 +69,7 @@ class BatchRun:
         self._sleep = sleep or asyncio.sleep
         self._left: deque[BatchItem] = deque(item for item in batch if item.state == "waiting")
         self._active: set[Generation] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,6 +94,8 @@ class BatchRun:
     async def stop(self) -> None:
         """Ends it; what is answered already stays."""
         self._stopped.set()
+        while self._waiting:
+            self._one_more()
         for generation in list(self._active):
             generation.stop()
 
@@ -106,7 +109,8 @@ class BatchRun:
 
     async def _ask(self, item: BatchItem) -> None:
         began = time.perf_counter()
-        for left in range(TRIES - 1, -1, -1):
+        tries = 0
+        while True:
             try:
                 generation = self._generations.begin(
                     self._requests[item.index], item.prompt, show=False, wait=True
@@ -121,12 +125,35 @@ class BatchRun:
             finally:
                 self._active.discard(generation)
                 generation.stop()
-            busy = isinstance(generation.error, (QueueFull, RateLimited))
-            if not busy or not left or self._stopped.is_set():
+            if not isinstance(generation.error, (QueueFull, RateLimited)) or self._stopped.is_set():
+                self._one_more()
                 break
-            await self._pause(generation.error)
+            if self._active:
+                # More at once than this key or house lets through: its turn comes when another has ended.
+                await self._another_ends()
+            else:
+                tries += 1
+                if tries == TRIES:
+                    break
+                await self._pause(generation.error)
+            if self._stopped.is_set():
+                break
         item.seconds = time.perf_counter() - began
         await self._end(item, generation)
+
+    def _one_more(self) -> None:
+        """Lets one of those go on that wait for another's end."""
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                return
+
+    async def _another_ends(self) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(ended)
+        await asyncio.wait({ended}, timeout=LONGEST_PAUSE_S)
+        ended.cancel()
 
     async def _pause(self, error: InferenceError | None) -> None:
         seconds = min(LONGEST_PAUSE_S, (error.retry_after if error else None) or 1.0)
