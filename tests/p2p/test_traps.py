@@ -148,6 +148,7 @@ async def test_a_handler_that_fails_ends_its_own_stream_only(friends, caplog):
     lender, borrower = await friends(Counting())
 
     async def fail(raw):
+        await raw.read(1)
         raise ZeroDivisionError("on purpose")
 
     from uia_lab.p2p.guards import contained
@@ -157,6 +158,7 @@ async def test_a_handler_that_fails_ends_its_own_stream_only(friends, caplog):
 
     async def open_and_read():
         stream = await open_stream(sessions[-1].connection, "/test/1.0.0")
+        await stream.write(b"x")
         with pytest.raises(Exception, match=r".*"):
             await stream.read(1)
 
