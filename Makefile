@@ -57,7 +57,7 @@ e2e: models ## a real JupyterLab in headless Chromium, and what needs Node.js (a
 	$(BIN)/python -m pytest -m e2e $(PYTEST_ARGS)
 
 bench: models ## the benchmarks, one after the other (about half an hour)
-	@for name in import_time first_token routing_decision tail_latency least_conn_check websocket_fanout gateway engine; do \
+	@for name in import_time first_token routing_decision tail_latency least_conn_check websocket_fanout gateway engine p2p notebook_face; do \
 	  echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean: ## everything that can be made again
