@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from uia_lab.domain.events import Result, ToolCall
 from uia_lab.p2p import messages
-from uia_lab.p2p.frames import MAX_FRAME, MAX_WHOLE, FrameError, Splitter, pack
+from uia_lab.p2p.frames import (
+    LONGEST_LABEL,
+    MAX_FRAME,
+    MAX_WHOLE,
+    MOST_PARTIAL,
+    FrameError,
+    Splitter,
+    pack,
+)
 from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request
 
 
@@ -97,6 +105,29 @@ def test_parts_are_bounded_and_come_between_others():
     flood = pack(Part(id="f", text="a" * 500_000))
     with pytest.raises(FrameError, match="over the limit"):
         list(splitter.feed(flood * 100))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Part(id="f", text="")],
+        [Part(id="l" * (LONGEST_LABEL + 1), text="a")],
+        [Part(id=str(number), text="a") for number in range(MOST_PARTIAL + 1)],
+    ],
+    ids=["without text", "long label", "many begun"],
+)
+def test_parts_that_never_end_hold_a_bounded_amount(parts):
+    splitter = to_server()
+    with pytest.raises(FrameError):
+        list(splitter.feed(b"".join(map(pack, parts))))
+
+
+def test_a_message_in_very_many_parts_is_put_together_once():
+    """Whoever adds up all of them at each takes minutes, while nobody else is served."""
+    frame = Cancel(id="c" * 60_000)
+    parts = [Part(id="p", text=letter) for letter in pack(frame)[4:].decode()]
+    parts.append(Part(id="p", text="", last=True))
+    assert list(to_server().feed(b"".join(map(pack, parts)))) == [frame]
 
 
 def test_parts_of_parts_are_refused():
