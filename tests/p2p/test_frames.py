@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Result, ToolCall
 from uia_lab.p2p import messages
 from uia_lab.p2p.frames import (
@@ -18,7 +19,8 @@ from uia_lab.p2p.frames import (
     Splitter,
     pack,
 )
-from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request
+from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request, ResumedFrom
+from uia_lab.p2p.wire import request_of
 
 
 def to_server():
@@ -134,6 +136,26 @@ def test_parts_of_parts_are_refused():
     inner = pack(Part(id="x", text="{}", last=True))[4:].decode()
     with pytest.raises(FrameError, match="part of parts"):
         list(to_server().feed(pack(Part(id="x", text=inner, last=True))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"task": "text-generation-" * 1000}, "task"),
+        ({"model": "m" * 5000}, "model"),
+        ({"session_id": "s" * 5000}, "session_id"),
+        ({"via": ("a\r\nAuthorization: x",)}, "via"),
+        ({"via": ("a\0",)}, "via"),
+        ({"via": ("a",) * 17}, "via"),
+        ({"resumed": ResumedFrom(text="x", tokens=-1_000_000, digest="d")}, "resumed.tokens"),
+    ],
+)
+def test_what_a_peer_may_not_ask(fields, param):
+    frame = Request(**{"id": "1", "task": "text-generation", "inputs": "x"} | fields)
+    with pytest.raises(BadRequest) as caught:
+        request_of(frame, "peer")
+    assert caught.value.param == param
+    assert len(caught.value.message) < 1000
 
 
 def test_what_is_not_text_is_a_delta():
