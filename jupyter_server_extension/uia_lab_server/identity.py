@@ -14,7 +14,7 @@ from tornado.websocket import WebSocketHandler
 
 from uia_lab.access.principals import ADMIN, INFER, OUR_PRINCIPALS, READ, Principal
 from uia_lab.domain.errors import NotAllowed, Unauthenticated
-from uia_lab.domain.keys import KEY_PRINCIPAL
+from uia_lab.domain.keys import GUEST_PRINCIPAL, KEY_PRINCIPAL
 from uia_lab.domain.peers import PEER_PRINCIPAL
 from uia_lab.doors.base import Door
 
@@ -137,5 +137,5 @@ def _name(user: User) -> str:
     # Jupyter's single token stands for nobody in particular: it makes up a new name at each request.
     name = "jupyter" if user.name and user.name.startswith("Anonymous ") else str(user.username)
     # Nobody may pass for the holder of a key, for a peer, or for a principal of ours.
-    taken = name.startswith((KEY_PRINCIPAL, PEER_PRINCIPAL)) or name in OUR_PRINCIPALS
+    taken = name.startswith((KEY_PRINCIPAL, PEER_PRINCIPAL, GUEST_PRINCIPAL)) or name in OUR_PRINCIPALS
     return f"user:{name}" if taken else name

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from tests.access.test_keys import Clock, Table
 from uia_lab.access.keys import KeyRing
 from uia_lab.access.limits import Limiter, duration
+from uia_lab.access.principals import Principal
 from uia_lab.access.windows import WINDOW_S, Window
 from uia_lab.dialects.relay import relayed_call
 from uia_lab.domain.backends import BackendType
 from uia_lab.domain.errors import NotAllowed, Overloaded, QuotaExceeded, RateLimited, Unauthenticated
 from uia_lab.domain.events import Usage
-from uia_lab.domain.keys import Limits
+from uia_lab.domain.keys import GUEST_PRINCIPAL, Limits
 from uia_lab.domain.requests import InferenceRequest, Wire
 
 
@@ -192,6 +193,32 @@ async def test_a_key_revoked_on_the_way_in_and_one_made_anew(house):
     running.finish(Usage(1, 1))
     await house.key(requests_per_minute=1)
     house.admit().finish(Usage())
+    assert house.limiter.running == 0
+
+
+async def test_what_a_call_asks_for_counts_for_whoever_called(house):
+    key = await house.key(models=("m",), backend_types=("cli", "gpu"), token_budget=100)
+    first = Principal(f"{GUEST_PRINCIPAL}1", frozenset({"infer"}))
+    second = Principal(f"{GUEST_PRINCIPAL}2", frozenset({"infer"}))
+    with house.keys.lent(first, house.principal), house.keys.lent(second, first.name):
+        for guest in (first.name, second.name):
+            admission = house.admit(principal=guest, max_tokens=10)
+            assert admission.request.permitted_types == {BackendType.CLI, BackendType.GPU}
+            admission.finish(Usage(10, 10))
+            with pytest.raises(NotAllowed):
+                house.admit("other", principal=guest)
+            with pytest.raises(QuotaExceeded):
+                house.admit(principal=guest, max_tokens=1000)
+            assert not house.limiter.permits(guest, "other")
+        assert house.keys.get(key.id).tokens_used == 40
+        await house.keys.revoke(key.id)
+        with pytest.raises(Unauthenticated):
+            house.admit(principal=second.name)
+    with house.keys.lent(first, "local"):
+        house.admit("other", principal=first.name).finish(Usage())
+    # What was let in at the door a moment before the call ended.
+    with pytest.raises(Unauthenticated, match="ended"):
+        house.admit(principal=first.name)
     assert house.limiter.running == 0
 
 

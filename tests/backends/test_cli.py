@@ -29,6 +29,7 @@ from uia_lab.domain.errors import (
     Unsupported,
 )
 from uia_lab.domain.events import Chunk, Finished, Started
+from uia_lab.domain.requests import InferenceRequest
 from uia_lab.inference_backend_manager import BackendManager
 
 FAKE = str(Path(__file__).parents[1] / "upstreams" / "fake_cli.py")
@@ -300,6 +301,14 @@ async def test_what_it_finds_around_it(fake, monkeypatch):
     assert found["arguments"] == [found["folder"], "{nothing}"]
     # The key ended with the call.
     assert fake.keys.verify(given["UIA_LAB_TOKEN"]) is None
+
+
+async def test_a_tool_that_is_lent_to_a_peer_finds_no_way_into_the_house(fake):
+    await fake.add("environment", options={"environment": {"HOUSE_KEY": "{key}"}})
+    request = InferenceRequest("chat", "it", "hi", principal="peer:somebody", lent=frozenset({"it"}))
+    given = json.loads((await fake.manager.run(request)).text)["environment"]
+    assert not {"UIA_LAB_TOKEN", "UIA_LAB_URL"} & given.keys()
+    assert given["UIA_LAB_VIA"] == "uia-me"
 
 
 async def test_a_model_is_a_name_and_never_an_option(fake):

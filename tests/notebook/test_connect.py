@@ -1,6 +1,13 @@
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 
 from uia_lab.domain.errors import Unauthenticated
+from uia_lab.notebook import finding
 from uia_lab.notebook.connect import connect, current, destination, forget
 from uia_lab.notebook.local_transport import InProcessTransport
 from uia_lab.notebook.transport import NotConnected
@@ -60,3 +67,40 @@ def test_a_failing_server_says_what_to_do(monkeypatch):
     with pytest.raises(NotConnected, match="unset UIA_LAB_URL") as caught:
         connect()
     assert "top-secret" not in str(caught.value)
+
+
+def test_the_token_of_a_server_that_was_killed_goes_to_nobody(tmp_path, monkeypatch):
+    """At its port there may be somebody else's server by now."""
+    heard = []
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self):
+            heard.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"status": "ok", "instance_id": "mine"}')
+
+        def log_message(self, *_):
+            pass
+
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
+    for name in ("UIA_LAB_URL", "JUPYTERHUB_SERVICE_URL", "JPY_PARENT_PID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(finding, "_kernel_id", lambda: "a-kernel")
+    with HTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        thread = threading.Thread(target=stranger.serve_forever)
+        thread.start()
+        try:
+            told = {"url": f"http://127.0.0.1:{stranger.server_port}/", "base_url": "/", "token": "t" * 32}
+            (tmp_path / f"jpserver-{ended.pid}.json").write_text(json.dumps(told))
+            assert finding.find() == (None, "")
+            monkeypatch.setenv("JPY_PARENT_PID", str(ended.pid))
+            place, why = finding.find()
+        finally:
+            stranger.shutdown()
+            thread.join()
+    assert place is None
+    assert "has ended" in why
+    assert heard == []

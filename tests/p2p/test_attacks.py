@@ -14,8 +14,8 @@ from tests.p2p.bare_host import bare_host
 from tests.p2p.conftest import MODEL, OFFER, Counting, ask, counted, descriptors, read, until
 from uia_lab.domain.errors import BackendFailed, NotAllowed
 from uia_lab.domain.peers import Load, PeerState, Quota
+from uia_lab.p2p import answering, messages
 from uia_lab.p2p import hub as hub_module
-from uia_lab.p2p import messages
 from uia_lab.p2p.frames import MAX_FRAME, Splitter, pack
 from uia_lab.p2p.hello import PROTOCOLS
 from uia_lab.p2p.libp2p_host import MOST_STREAMS, peer_id_of
@@ -251,6 +251,66 @@ async def test_more_requests_than_are_allowed(victim, attacker):
     await until(lambda: victim.peer(attacker.peer_id).serving == 0)
     victim.serve.gate = None
     gate.release()
+
+
+async def test_refusals_that_nobody_reads_end_the_stream(monkeypatch):
+    """A peer that asks without end and reads nothing holds a bounded amount."""
+    monkeypatch.setattr(answering, "MOST_WAITING", 500)
+    asked = b"".join(pack(request_frame(str(number))) for number in range(2_000))
+
+    class Stream:
+        def __init__(self):
+            self.fed = 0
+            self.ended = False
+
+        async def read(self, most):
+            await trio.sleep(0)
+            data = asked[self.fed : self.fed + most]
+            self.fed += len(data)
+            return data or await trio.sleep_forever()
+
+        async def write(self, data):
+            await trio.sleep_forever()
+
+        async def reset(self):
+            self.ended = True
+
+    class Answers:
+        def begin(self, peer_id, frame, answer):
+            pass
+
+        def cancel(self, answer):
+            pass
+
+    async def served(stream):
+        def tell(function, *args):
+            function(*args)
+
+        side = answering.Answering(stream, "peer", Answers(), tell, lambda function: function())
+        with trio.fail_after(20):
+            await side.run()
+        return len(side._outbox)
+
+    stream = Stream()
+    assert await asyncio.to_thread(trio.run, served, stream) <= 501
+    assert stream.ended
+
+
+async def test_a_connection_has_one_hello_and_one_session(victim, attacker):
+    assert isinstance(await attacker.hello(victim), messages.Hello)
+    for _ in range(3):
+        stream = await attacker.open(messages.HELLO)
+        frame = messages.Hello(
+            versions=PROTOCOLS,
+            network=attacker.network,
+            instance_id="attacker",
+            software="0",
+            record=attacker.signer.record(OFFER),
+        )
+        await attacker.send(stream, pack(frame))
+        await attacker.closed(stream)
+    assert len(victim._hub._sessions[attacker.peer_id]) == 1
+    assert victim.peer(attacker.peer_id).connected
 
 
 async def test_a_label_in_use_ends_the_stream(victim, attacker):

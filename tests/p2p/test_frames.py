@@ -7,10 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uia_lab.domain.errors import BadRequest
 from uia_lab.domain.events import Result, ToolCall
 from uia_lab.p2p import messages
-from uia_lab.p2p.frames import MAX_FRAME, MAX_WHOLE, FrameError, Splitter, pack
-from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request
+from uia_lab.p2p.frames import (
+    LONGEST_LABEL,
+    MAX_FRAME,
+    MAX_WHOLE,
+    MOST_PARTIAL,
+    FrameError,
+    Splitter,
+    pack,
+)
+from uia_lab.p2p.messages import Ack, Cancel, Chunk, Done, Part, Request, ResumedFrom
+from uia_lab.p2p.wire import request_of
 
 
 def to_server():
@@ -99,10 +109,53 @@ def test_parts_are_bounded_and_come_between_others():
         list(splitter.feed(flood * 100))
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [Part(id="f", text="")],
+        [Part(id="l" * (LONGEST_LABEL + 1), text="a")],
+        [Part(id=str(number), text="a") for number in range(MOST_PARTIAL + 1)],
+    ],
+    ids=["without text", "long label", "many begun"],
+)
+def test_parts_that_never_end_hold_a_bounded_amount(parts):
+    splitter = to_server()
+    with pytest.raises(FrameError):
+        list(splitter.feed(b"".join(map(pack, parts))))
+
+
+def test_a_message_in_very_many_parts_is_put_together_once():
+    """Whoever adds up all of them at each takes minutes, while nobody else is served."""
+    frame = Cancel(id="c" * 60_000)
+    parts = [Part(id="p", text=letter) for letter in pack(frame)[4:].decode()]
+    parts.append(Part(id="p", text="", last=True))
+    assert list(to_server().feed(b"".join(map(pack, parts)))) == [frame]
+
+
 def test_parts_of_parts_are_refused():
     inner = pack(Part(id="x", text="{}", last=True))[4:].decode()
     with pytest.raises(FrameError, match="part of parts"):
         list(to_server().feed(pack(Part(id="x", text=inner, last=True))))
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"task": "text-generation-" * 1000}, "task"),
+        ({"model": "m" * 5000}, "model"),
+        ({"session_id": "s" * 5000}, "session_id"),
+        ({"via": ("a\r\nAuthorization: x",)}, "via"),
+        ({"via": ("a\0",)}, "via"),
+        ({"via": ("a",) * 17}, "via"),
+        ({"resumed": ResumedFrom(text="x", tokens=-1_000_000, digest="d")}, "resumed.tokens"),
+    ],
+)
+def test_what_a_peer_may_not_ask(fields, param):
+    frame = Request(**{"id": "1", "task": "text-generation", "inputs": "x"} | fields)
+    with pytest.raises(BadRequest) as caught:
+        request_of(frame, "peer")
+    assert caught.value.param == param
+    assert len(caught.value.message) < 1000
 
 
 def test_what_is_not_text_is_a_delta():

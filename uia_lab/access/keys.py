@@ -16,7 +16,7 @@ import msgspec
 
 from uia_lab.access.principals import Principal, known_scopes
 from uia_lab.domain.errors import BadRequest, StoreError
-from uia_lab.domain.keys import KEY_ID, Key, Limits
+from uia_lab.domain.keys import GUEST_PRINCIPAL, KEY_ID, Key, Limits
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class KeyRing:
         self.on_end: list[Callable[[str], None]] = []
         self._clock = clock
         self._own: dict[bytes, Principal] = {}
+        self._behind: dict[str, str] = {}
         self._kept: dict[str, Key] = {}
         self._index: dict[bytes, str] = {}
         self._principals: dict[str, str] = {}
@@ -91,18 +92,21 @@ class KeyRing:
         self._own[digest(key)] = principal
 
     @contextmanager
-    def lent(self, principal: Principal) -> Iterator[str]:
+    def lent(self, principal: Principal, behind: str) -> Iterator[str]:
         """A fresh key of this process alone, for as long as the block; what it has under way ends with it.
 
         Args:
-            principal: Who it stands for; its name is nobody else's.
+            principal: Who it stands for; its name begins with GUEST_PRINCIPAL and is nobody else's.
+            behind: Name of the principal on whose behalf it asks, whose limits are its own.
         """
         key = new_key()
         self.add(key, principal)
+        self._behind[principal.name] = behind
         try:
             yield key
         finally:
             del self._own[digest(key)]
+            del self._behind[principal.name]
             self._tell(principal.name)
 
     def forget(self, name: str) -> bool:
@@ -135,9 +139,18 @@ class KeyRing:
         found = self._kept.get(key_id)
         return None if found is None else self._current(found)
 
+    def behind(self, name: str) -> str | None:
+        """On whose behalf a principal asks: its own, or that of a call; None of a call that has ended."""
+        while name.startswith(GUEST_PRINCIPAL):
+            found = self._behind.get(name)
+            if found is None:
+                return None
+            name = found
+        return name
+
     def of_principal(self, name: str) -> Key | None:
-        """The kept key whose requests belong to a principal, or None."""
-        key_id = self._principals.get(name)
+        """The kept key whose limits hold for the requests of a principal, or None."""
+        key_id = self._principals.get(self.behind(name) or "")
         return None if key_id is None else self.get(key_id)
 
     def all(self) -> list[Key]:

@@ -185,7 +185,10 @@ class Limiter:
         self.running -= 1
 
     def _key(self, principal: str) -> Key | None:
-        if not principal.startswith(KEY_PRINCIPAL):
+        behind = self._keys.behind(principal)
+        if behind is None:
+            raise Unauthenticated("the key ended with the call it was lent to")
+        if not behind.startswith(KEY_PRINCIPAL):
             return None
         key = self._keys.of_principal(principal)
         if key is None:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_COMPARED = 256
+
 
 class InferenceError(Exception):
     """Base of the tree; the class says what happened, the message why and what to do.
@@ -176,6 +178,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         known: What there is.
     """
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    # Comparing takes its time: what is longer than any name is none that was mistyped.
+    close = get_close_matches(name, names, n=1) if len(name) <= LONGEST_COMPARED else []
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{hint} Known: {', '.join(names) or 'none'}."

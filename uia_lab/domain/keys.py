@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 
 KEY_PRINCIPAL = "key:"
+GUEST_PRINCIPAL = "cli:"
+"""Of what works on a request and asks for more on its behalf."""
 KEY_ID = "key-"
 
 

@@ -27,11 +27,13 @@ class Place:
         url: Its address, ending in ``uia/``; of a UNIX socket ``http+unix://<path, percent-encoded>/...``.
         token: What opens it, if something is known.
         what: What it is, in words.
+        gone: Whether its process has ended; whoever is at its address now is somebody else.
     """
 
     url: str
     token: str | None
     what: str
+    gone: bool = False
 
     def __repr__(self) -> str:
         return f"<Place {self.what}>"
@@ -63,6 +65,8 @@ def find() -> tuple[Place | None, str]:
 
 def obstacle(place: Place) -> str:
     """Why a place cannot be used and what to do about it; empty if it can."""
+    if place.gone:
+        return f"{place.what} does not answer: its process has ended"
     try:
         health, body = _get(place.url + "health", None)
         if health not in (200, 503) or b'"status"' not in body:
@@ -93,13 +97,14 @@ def _places() -> Iterator[Place]:
         yield Place(url, hub_token, f"the JupyterHub server at {url.removesuffix('uia/')}")
     elif (kernel := _kernel_id()) is not None:
         for place in list(files.values())[:MOST_SERVERS]:
-            if _has_kernel(place, kernel):
+            if not place.gone and _has_kernel(place, kernel):
                 yield place
 
 
 def _server_files() -> dict[str, Place]:
     """What the files of running servers say, by process id, the newest first."""
     from jupyter_core.paths import jupyter_runtime_dir
+    from psutil import pid_exists
 
     def age(path: Path) -> float:
         try:
@@ -115,7 +120,10 @@ def _server_files() -> dict[str, Place]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
         what = f"the Jupyter server at {told.get('sock') or url.removesuffix('uia/')}"
-        found[path.stem.removeprefix("jpserver-")] = Place(url, token or None, what)
+        process = path.stem.removeprefix("jpserver-")
+        # One that was killed leaves its file, with a token that may open the next one.
+        gone = not (process.isdecimal() and pid_exists(int(process)))
+        found[process] = Place(url, None if gone else token or None, what, gone)
     return found
 
 

@@ -16,6 +16,8 @@ from uia_lab.p2p.wire import chunk_frame, end_frames, error_frame
 
 MOST_REQUESTS = 64
 MOST_LABEL = 128
+MOST_WAITING = MOST_REQUESTS * (WINDOW + 4)
+"""Frames that wait to be written: as many as all answers at once may have on their way."""
 
 
 class Answers(Protocol):
@@ -84,6 +86,9 @@ class Answering:
                 self._tell(self._answers.cancel, answer)
 
     def _begin(self, frame: messages.Request) -> None:
+        if len(self._outbox) > MOST_WAITING:
+            # Each request is answered, if only by a refusal: whoever reads none must not ask for more.
+            raise FrameError(f"{MOST_WAITING} answers were not read")
         if len(self._open) >= MOST_REQUESTS:
             error = QueueFull(f"{MOST_REQUESTS} of your requests are under way here", retry_after=1.0)
             self._outbox.put((None, error_frame(frame.id, error)))

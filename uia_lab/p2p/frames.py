@@ -14,6 +14,9 @@ MAX_WHOLE = 32 << 20
 """Bytes of a message that came in parts."""
 MOST_ASSEMBLED = 64 << 20
 """Bytes of all messages in parts on one stream."""
+MOST_PARTIAL = 64
+"""Messages of which some parts have come, on one stream."""
+LONGEST_LABEL = 128
 # A character of JSON text is six bytes at most once it is escaped in a frame.
 PART_CHARACTERS = 128 << 10
 _LENGTH = struct.Struct(">I")
@@ -54,7 +57,7 @@ class Splitter(Generic[T]):
     def __init__(self, kinds: Any) -> None:
         self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(kinds)
         self._buffer = bytearray()
-        self._parts: dict[str, list[str]] = {}
+        self._parts: dict[str, bytearray] = {}
         self._assembled = 0
 
     def feed(self, data: bytes) -> Iterator[T]:
@@ -90,17 +93,24 @@ class Splitter(Generic[T]):
             raise FrameError(f"a frame that cannot be read: {error!s:.200}") from None
 
     def _put(self, part: Part) -> T | None:
-        pieces = self._parts.setdefault(part.id, [])
-        pieces.append(part.text)
-        self._assembled += len(part.text)
-        if self._assembled > MOST_ASSEMBLED or sum(map(len, pieces)) > MAX_WHOLE:
+        if not (part.text or part.last):
+            # Such parts could come for ever and would count as nothing.
+            raise FrameError("a part without text")
+        pieces = self._parts.get(part.id)
+        if pieces is None:
+            if len(self._parts) >= MOST_PARTIAL or len(part.id) > LONGEST_LABEL:
+                raise FrameError(f"more than {MOST_PARTIAL} messages in parts, or one with too long a label")
+            pieces = self._parts[part.id] = bytearray()
+        before = len(pieces)
+        pieces += part.text.encode(errors="surrogatepass")
+        self._assembled += len(pieces) - before
+        if self._assembled > MOST_ASSEMBLED or len(pieces) > MAX_WHOLE:
             raise FrameError(f"a message in parts is over the limit of {MAX_WHOLE:,} bytes")
         if not part.last:
             return None
         del self._parts[part.id]
-        text = "".join(pieces)
-        self._assembled -= len(text)
-        whole = self._decoded(text.encode())
+        self._assembled -= len(pieces)
+        whole = self._decoded(bytes(pieces))
         if isinstance(whole, Part):
             raise FrameError("a part of parts")
         return whole

@@ -56,6 +56,7 @@ class _Link:
 
     connection: Any
     greeted: trio.Event = field(default_factory=trio.Event)
+    asked: bool = False
     session: Session | None = None
 
 
@@ -319,6 +320,12 @@ class Hub:
                 frame = await stream.one()
                 if not isinstance(frame, messages.Hello):
                     return
+                link = self._links.setdefault(connection, _Link(connection))
+                if link.asked or link.session is not None or connection.is_closed:
+                    # Each would begin a session of its own, and pings, for as long as the connection lasts.
+                    await raw.reset()
+                    return
+                link.asked = True
                 record = checked(frame, self._config.network, self._verifier, peer_id)
                 await self._let_in(peer_id, frame)
                 addresses = credible(frame.addresses, connection, trusted=self._trust.trusts(peer_id))

@@ -22,6 +22,9 @@ class Outbox(Generic[T]):
         self._news = trio.Event()
         self._woken = False
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def put(self, item: T) -> None:
         """Adds an item."""
         self._items.append(item)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from uia_lab.dialects.hints import instance_ids
 from uia_lab.dialects.upstream_errors import open_to_others
 from uia_lab.dialects.websocket_answers import error_of
 from uia_lab.domain import events
@@ -25,6 +26,7 @@ from uia_lab.domain.texts import one_line
 from uia_lab.p2p import messages
 
 LONGEST_WORDS = 500
+LONGEST_NAME = 4096
 MOST_TOKENS = 2**53
 _BYTES, _AUDIO = "$bytes", "$audio"
 
@@ -65,7 +67,13 @@ def request_of(frame: messages.Request, peer_id: str) -> InferenceRequest:
     Raises:
         BadRequest: A field is wrong; it is named.
     """
+    for name in ("task", "model", "session_id"):
+        if len(getattr(frame, name) or "") > LONGEST_NAME:
+            raise BadRequest(f"{name} must be a string of at most {LONGEST_NAME} characters", param=name)
     resumed = frame.resumed
+    if resumed is not None and not 0 <= resumed.tokens <= MOST_TOKENS:
+        # They are taken off what the answer has cost.
+        raise BadRequest("resumed.tokens must not be negative", param="resumed.tokens")
     return InferenceRequest(
         frame.task,
         frame.model,
@@ -74,7 +82,7 @@ def request_of(frame: messages.Request, peer_id: str) -> InferenceRequest:
         frame.parameters,
         stream=frame.stream,
         principal=f"{PEER_PRINCIPAL}{peer_id}",
-        via=frame.via,
+        via=instance_ids(frame.via, "via"),
         routing=RoutingHints(session_id=frame.session_id, deadline_s=frame.deadline_s),
         resumed=None if resumed is None else Resumed(resumed.text, resumed.tokens, resumed.digest),
     )

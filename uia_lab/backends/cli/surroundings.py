@@ -10,6 +10,7 @@ from uia_lab.access.keys import KeyRing
 from uia_lab.access.principals import INFER, Principal
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.cli.tools import Tool
+from uia_lab.domain.keys import GUEST_PRINCIPAL
 from uia_lab.domain.requests import InferenceRequest
 
 URL, TOKEN, VIA = "UIA_LAB_URL", "UIA_LAB_TOKEN", "UIA_LAB_VIA"
@@ -82,13 +83,14 @@ class House:
         """The variables that lead back, for as long as a call lasts.
 
         What comes in with the key has passed all that the request has passed, and us: where it would go
-        round in a circle, it is refused.
+        round in a circle, it is refused. It may ask for what the request's own principal may ask for. A peer
+        has one thing lent, and nothing leads from there to the rest of the house.
         """
         via = (*request.via, self.instance_id)
         url = self.url()
-        if self.keys is None or url is None:
+        if self.keys is None or url is None or request.lent is not None:
             yield {VIA: ",".join(via)}
             return
-        guest = Principal(f"cli:{request.id}", frozenset({INFER}), via=via)
-        with self.keys.lent(guest) as key:
+        guest = Principal(f"{GUEST_PRINCIPAL}{request.id}", frozenset({INFER}), via=via)
+        with self.keys.lent(guest, request.principal) as key:
             yield {URL: url, TOKEN: key, VIA: ",".join(via)}
