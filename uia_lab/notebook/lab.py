@@ -18,7 +18,7 @@ from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
 from uia_lab.notebook.presenters import in_kernel
 from uia_lab.notebook.serving import Serving, Servings
-from uia_lab.notebook.transport import Transport
+from uia_lab.notebook.transport import CLOSED, Transport
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ class Lab:
     def _ask(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""
         if self.closed:
-            raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+            raise RuntimeError(CLOSED)
         return self._thread.ask(function, *args, **kwargs)
 
 
