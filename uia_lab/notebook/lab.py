@@ -146,6 +146,8 @@ class Lab:
             # A generator may ask this very Lab, which its own loop could not.
             prompts = list(islice(prompts, MOST + 1))
         batch = self._ask(AsyncLab.map, self._async, prompts, wait=False, **options)
+        # Whoever keeps the answers keeps the Lab that gives them.
+        batch.keep(self)
         return batch.wait() if wait else batch
 
     @mirrors(Servings.publisher)
