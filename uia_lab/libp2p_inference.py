@@ -122,6 +122,7 @@ class LibP2PInferenceNode:
             instance_id=self._manager.instance_id,
         )
         self._peers: PeerBackends | None = None
+        self._turning = asyncio.Lock()
         self._tasks: set[str] = set()
         self._looks: set[asyncio.Task[None]] = set()
         self._models: dict[str, tuple[Any, str | None]] = {}
@@ -155,26 +156,30 @@ class LibP2PInferenceNode:
         Raises:
             BackendFailed: It cannot; the message says why and what to do.
         """
-        if self._peers is not None:
-            return
-        if self._manager.closed:
-            self._renew()
-        for model_id in self._models:
-            await self._manager.probe(_LOCAL + model_id)
-        await self._node.start()
-        self._peers = PeerBackends(self._node, self._manager)
-        await self._peers.start()
+        async with self._turning:
+            if self._peers is not None:
+                return
+            if self._manager.closed:
+                self._renew()
+            for model_id in list(self._models):
+                await self._manager.probe(_LOCAL + model_id)
+            await self._node.start()
+            self._peers = PeerBackends(self._node, self._manager)
+            await self._peers.start()
 
     async def stop(self) -> None:
         """Leaves the network, and ends every request; models stay registered for the next start."""
-        peers, self._peers = self._peers, None
-        if peers is not None:
-            await peers.stop()
-        for look in self._looks:
-            look.cancel()
-        await asyncio.gather(*self._looks, return_exceptions=True)
-        await self._node.stop()
-        await self._manager.aclose()
+        async with self._turning:
+            peers, self._peers = self._peers, None
+            if peers is not None:
+                await peers.stop()
+            for look in self._looks:
+                look.cancel()
+            await asyncio.gather(*self._looks, return_exceptions=True)
+            try:
+                await self._node.stop()
+            finally:
+                await self._manager.aclose()
 
     def register_capability(self, capability: PeerCapability | str) -> None:
         """Lends a task, for every registered model.

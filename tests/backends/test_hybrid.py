@@ -101,6 +101,25 @@ async def test_after_the_first_token_nobody_takes_over(hybrid, ways):
     assert ways[1].calls == 0
 
 
+async def test_what_may_have_changed_the_world_is_not_done_again_by_another(local_manager):
+    acting, other = Way("acting", side_effects=True), Way("other")
+    acting.fails = True
+    local_manager.register_backend("it", "hybrid", "It", HybridBackend({"mcp": acting, "http": other}))
+    await local_manager.probe("it")
+    with pytest.raises(BackendFailed, match="acting is out of order"):
+        await local_manager.infer("chat", "m", "x")
+    assert (acting.calls, other.calls) == (1, 0)
+
+
+async def test_one_whose_start_is_cut_is_stopped_too(ways, monkeypatch):
+    monkeypatch.setattr("uia_lab.backends.hybrid.START_S", 0.05)
+    monkeypatch.setattr(ways[0], "start", asyncio.Event().wait)
+    made = HybridBackend({"a": ways[0], "b": ways[1]})
+    await made.start()
+    await made.stop()
+    assert [way.stopped for way in ways] == [1, 1]
+
+
 async def test_one_that_is_down_is_passed_over_and_said(hybrid, ways):
     ways[0].status = BackendStatus.OFFLINE
     info = await hybrid.probe("it")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.upstreams.uia_server import KEY, uia_servers
 from uia_lab.access.endpoints import EndpointPolicy
@@ -305,6 +307,35 @@ async def test_a_server_over_http_dies_and_recovers(build):
         await make(first.port)
         assert (await backend.probe()).status is BackendStatus.HEALTHY
         assert (await ask(backend, model="echo"))[-1].result == "hello "
+
+
+async def test_a_session_that_its_server_does_not_end_is_left(build, monkeypatch):
+    monkeypatch.setattr("uia_lab.backends.mcp_http.GOODBYE_S", 0.1)
+    asked_to_end = asyncio.Event()
+
+    async def answer(request):
+        if request.method == "DELETE":
+            asked_to_end.set()
+            await asyncio.Event().wait()
+        if request.method == "GET":
+            return web.Response(status=405)
+        message = await request.json()
+        if "id" not in message:
+            return web.Response(status=202)
+        reply = {"jsonrpc": "2.0", "id": message["id"]}
+        if message["method"] != "initialize":
+            return web.json_response({**reply, "error": {"code": -32601, "message": "no"}})
+        about = {"name": "old", "version": "1"}
+        greeting = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": about}
+        return web.json_response({**reply, "result": greeting}, headers={"mcp-session-id": "s"})
+
+    app = web.Application()
+    app.router.add_route("*", "/mcp", answer)
+    async with TestServer(app) as server:
+        backend = await build(str(server.make_url("/mcp")))
+        async with asyncio.timeout(20):
+            await backend.stop()
+        assert asked_to_end.is_set()
 
 
 async def test_a_wrong_key_and_a_server_that_is_none(build, peer):

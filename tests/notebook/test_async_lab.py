@@ -107,6 +107,51 @@ async def test_closing_ends_everything(service):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_one_that_is_left_while_it_opens_leaves_nothing_behind(service, monkeypatch):
+    begun = asyncio.Event()
+
+    async def look():
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(service, "_discover_apis", look)
+    opening = asyncio.create_task(AsyncLab(InProcessTransport(service)).open())
+    await begun.wait()
+    assert service.history._task is not None
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert service.get_backend_manager().closed
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_who_still_waits_for_a_start_hears_that_it_was_closed(service, monkeypatch):
+    monkeypatch.setattr(service, "_discover_apis", asyncio.Event().wait)
+    lab = AsyncLab(InProcessTransport(service))
+    asked_for = asyncio.create_task(lab.status())
+    while service.history._task is None:
+        await asyncio.sleep(0)
+    await lab.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await asked_for
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("where", ["local", "server"])
+async def test_a_closed_one_opens_nothing_again(where, service, request):
+    if where == "local":
+        transport = InProcessTransport(service)
+    else:
+        server = request.getfixturevalue("server")
+        transport = HttpTransport(server.url, server.key)
+    lab = await AsyncLab(transport).open()
+    await lab.aclose()
+    for question in (lab.status, lab.explain, lambda: lab.embed("x")):
+        with pytest.raises(RuntimeError, match="closed"):
+            await question()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_it_is_found_as_a_lab_is(server, monkeypatch):
     monkeypatch.setenv("UIA_LAB_URL", server.url)
     monkeypatch.setenv("UIA_LAB_TOKEN", server.key)

@@ -1,4 +1,5 @@
 import asyncio
+import concurrent.futures
 import json
 import threading
 import time
@@ -284,3 +285,16 @@ def test_the_bar_is_written_now_and_then_and_at_the_end(monkeypatch):
     assert [update for _, update in shown] == [False, True, True]
     assert shown[-1][0]["text/plain"] == "4 of 4 done"
     assert 'max="4" value="4"' in bar(batch)
+
+
+async def test_whoever_is_cancelled_as_a_batch_ends_hears_of_it():
+    batch = Batch([BatchItem(0, "a")])
+    running = concurrent.futures.Future()
+    batch.begin(running, lambda: None)
+    reading = asyncio.ensure_future(batch._end_of_it())
+    await asyncio.sleep(0)
+    # As when the Lab's thread ends it while the reader's own loop is being cancelled.
+    reading.cancel()
+    running.set_result(None)
+    with pytest.raises(asyncio.CancelledError):
+        await reading

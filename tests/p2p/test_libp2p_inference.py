@@ -208,3 +208,17 @@ def test_bad_models_and_capabilities():
         "translation",
         "summarization",
     }
+
+
+async def test_a_stop_while_it_starts_and_two_starts_at_once(make):
+    node = await make(start=False)
+    starting = asyncio.create_task(node.start())
+    await asyncio.sleep(0)
+    await node.stop()
+    await starting
+    assert node.addresses == []
+    await asyncio.gather(node.start(), node.start())
+    assert node.addresses
+    assert len([task for task in asyncio.all_tasks() if task.get_name() == "uia-peer-backends"]) == 1
+    await node.stop()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-")]

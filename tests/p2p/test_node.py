@@ -17,6 +17,7 @@ from uia_lab.domain.errors import (
     ModelNotFound,
     NotAllowed,
     RateLimited,
+    StoreError,
 )
 from uia_lab.domain.events import Chunk, Finished, Result, Started, Text, Usage
 from uia_lab.domain.peers import Load, Offer, OfferedModel, PeerState, Quota
@@ -441,3 +442,54 @@ asyncio.run(main())
 def test_a_node_needs_no_loop_to_be_made():
     node = P2PNode(P2PConfig(), serve=Counting(), trust=MemoryTrust(), capabilities=lambda: OFFER)
     assert (node.running, node.addresses, node.peers, node.peer_id) == (False, [], [], "")
+
+
+async def test_a_peer_is_out_even_where_that_cannot_be_kept(friends, monkeypatch):
+    serve = Counting(asyncio.Semaphore(1))
+    lender, borrower = await friends(serve)
+    reading = asyncio.create_task(read(borrower.request(lender.peer_id, ask(5))))
+    await until(lambda: serve.made == 1)
+
+    async def full(peer_id):
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(lender._trust._store, "remove_peer", full)
+    with pytest.raises(StoreError):
+        await lender.revoke(borrower.peer_id)
+    with pytest.raises(BackendFailed):
+        await reading
+    await until(lambda: serve.closed == 1)
+    assert not lender.peer(borrower.peer_id).connected
+
+
+async def test_a_connection_that_is_hung_up_takes_no_more_requests(friends):
+    lender, borrower = await friends()
+    hub, thread = borrower._hub, borrower._thread
+
+    async def hang_up():
+        session = hub.session(lender.peer_id)
+        await hub._kick(session.connection)
+        return session.alive
+
+    assert await thread.call(hang_up) is False
+
+
+async def test_a_thread_that_does_not_end_keeps_nobody_waiting(make_node, monkeypatch):
+    node = await make_node()
+    free = threading.Event()
+    thread = node._thread
+    monkeypatch.setattr("uia_lab.p2p.thread.STOP_S", 0.05)
+    changes = node.subscribe()
+    waiting = asyncio.ensure_future(anext(changes))
+    await asyncio.sleep(0)
+    thread.post(free.wait, 30)
+    try:
+        with pytest.raises(TimeoutError):
+            await node.stop()
+        with pytest.raises(StopAsyncIteration):
+            await waiting
+        assert not node.running
+    finally:
+        free.set()
+    await thread.ended(20)
+    await thread.stop()

@@ -14,6 +14,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import trio
 
+    from uia_lab.p2p.calls import Inbox
     from uia_lab.p2p.thread import TrioThread
 
 
@@ -177,3 +178,39 @@ def test_a_loop_that_closed_is_no_error_for_the_thread():
         thread.post(thread._cancel)
     thread._thread.join(20)
     assert not thread._thread.is_alive()
+
+
+async def test_a_start_that_is_cancelled_at_once_leaves_no_thread():
+    for turns in range(3):
+        thread = TrioThread(asyncio.get_running_loop(), "bridge-test")
+        starting = asyncio.create_task(thread.start(forever))
+        for _ in range(turns + 1):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert not thread.alive
+        assert "bridge-test" not in {item.name for item in threading.enumerate()}
+
+
+async def test_what_comes_just_before_the_end_is_not_lost():
+    """The other thread may put an item and the end in, between any two looks of the reader."""
+    inbox = Inbox(asyncio.get_running_loop().call_soon_threadsafe)
+
+    class Looked(type(inbox._items)):
+        """Empty at the first look; a moment later the item and the end are in."""
+
+        def __len__(self):
+            found = super().__len__()
+            if not found and inbox._error is None:
+                inbox._items = later
+                inbox.put("the end frame")
+                inbox.fail(BackendFailed("the stream has ended"))
+            return found
+
+    later = inbox._items
+    inbox._items = Looked()
+    async with asyncio.timeout(20):
+        assert await inbox.get() == "the end frame"
+        with pytest.raises(BackendFailed, match="has ended"):
+            await inbox.get()

@@ -36,6 +36,7 @@ class Part:
         models: Models it serves; empty takes any.
         down: Why nothing is sent there; empty where something is.
         most: Requests at once that are sent there; None for no bound.
+        begun: Whether its start was tried, so that there may be something to stop.
         started: Whether it was started.
         running: Requests it works on.
     """
@@ -46,6 +47,7 @@ class Part:
     models: frozenset[str]
     most: int | None = None
     down: str = ""
+    begun: bool = False
     started: bool = False
     running: int = 0
 
@@ -53,6 +55,11 @@ class Part:
     def runs_program(self) -> bool:
         """Whether a call starts a program."""
         return isinstance(self.backend, CliBackend)
+
+    @property
+    def acts(self) -> bool:
+        """Whether a call may change the world, so that nobody else is asked once it has begun."""
+        return self.capabilities is not None and self.capabilities.side_effects
 
     def unfit(self, request: InferenceRequest) -> str | None:
         """Why a request cannot go there now; None if it can."""
@@ -159,11 +166,12 @@ class HybridBackend:
         for part in self.parts:
             if part.unfit(request) is not None:
                 continue
-            told = False
+            begun = told = False
             part.running += 1
             try:
                 async with aclosing(_generator(part.backend.infer(request))) as events:
                     async for event in events:
+                        begun = True
                         told = told or isinstance(event, (Chunk, Relayed, Finished))
                         yield event
                 return
@@ -173,7 +181,7 @@ class HybridBackend:
                 last = BackendFailed(f"{part.name} raised {type(error).__name__}: {error}")
             finally:
                 part.running -= 1
-            if told or part.runs_program or not last.retryable:
+            if told or part.runs_program or (begun and part.acts) or not last.retryable:
                 raise last
             # Until the next look.
             part.down = last.message
@@ -206,6 +214,7 @@ def _part(name: str, instance: Backend | Callable[..., Any]) -> Part:
 
 async def _started(part: Part) -> bool:
     """Starts a part; whether that went well."""
+    part.begun = True
     try:
         async with asyncio.timeout(START_S):
             await part.backend.start()
@@ -220,9 +229,10 @@ async def _started(part: Part) -> bool:
 
 
 async def _stopped(part: Part) -> None:
-    started, part.started = part.started, False
+    # Of a start that failed, or was cut, something may run all the same.
+    begun, part.begun, part.started = part.begun, False, False
     try:
-        if started:
+        if begun:
             await part.backend.stop()
     except Exception:
         # One that cannot stop must not keep the others from stopping.

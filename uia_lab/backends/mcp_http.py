@@ -1,12 +1,16 @@
 """The SDK's HTTP over our own session, which knows the addresses that are never called."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import httpx2
 
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.domain.errors import Unauthenticated
+
+GOODBYE_S = 2.0
+"""Seconds a server may take to end its session; one that is frozen must not keep the connection open."""
 
 
 class SessionTransport(httpx2.AsyncBaseTransport):
@@ -29,9 +33,17 @@ class SessionTransport(httpx2.AsyncBaseTransport):
         session = await self._session.get()
         body = await request.aread()
         headers = [(name, value) for name, value in request.headers.items() if name != "accept-encoding"]
+        options: dict[str, Any] = {}
+        if request.method == "DELETE":
+            options["timeout"] = aiohttp.ClientTimeout(total=GOODBYE_S)
         try:
             response = await session.request(
-                request.method, str(request.url), headers=headers, data=body or None, allow_redirects=False
+                request.method,
+                str(request.url),
+                headers=headers,
+                data=body or None,
+                allow_redirects=False,
+                **options,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise httpx2.ConnectError(str(error) or type(error).__name__, request=request) from error

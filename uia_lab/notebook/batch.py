@@ -70,6 +70,16 @@ class Batch(Sequence[BatchItem]):
         self._running: Future[None] | None = None
         self._stop: Callable[[], None] = lambda: None
         self._ended = threading.Event()
+        self._owner: Any = None
+
+    def keep(self, owner: Any) -> None:
+        """Keeps whoever answers alive until it has ended."""
+        self._owner = owner
+        if self._running is not None:
+            self._running.add_done_callback(self._let_go)
+
+    def _let_go(self, _: "Future[None]") -> None:
+        self._owner = None
 
     def begin(self, running: "Future[None]", stop: Callable[[], None]) -> None:
         """Takes what runs it, and what ends it; the Lab does this."""
@@ -139,7 +149,9 @@ class Batch(Sequence[BatchItem]):
             try:
                 await asyncio.shield(asyncio.wrap_future(self._running))
             except asyncio.CancelledError:
-                if not self._running.done():
+                here = asyncio.current_task()
+                left = here is not None and here.cancelling() > 0
+                if left or not self._running.done():
                     self.cancel()
                     raise
         return self

@@ -20,7 +20,7 @@ from uia_lab.domain.requests import InferenceRequest
 from uia_lab.notebook.finding import UNIX
 from uia_lab.notebook.http_errors import error_of
 from uia_lab.notebook.http_stream import SILENCE_S, HttpStream
-from uia_lab.notebook.transport import EventStream, NotConnected, Publication
+from uia_lab.notebook.transport import CLOSED, EventStream, NotConnected, Publication
 from uia_lab.worker import ServedFunction, Worker
 
 if TYPE_CHECKING:
@@ -61,11 +61,14 @@ class HttpTransport:
         self._token = token
         self._version: str | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"HttpTransport({self.url!r})"
 
     def _client(self) -> "aiohttp.ClientSession":
+        if self._closed:
+            raise RuntimeError(CLOSED)
         if self._session is None:
             import aiohttp
 
@@ -350,6 +353,7 @@ class HttpTransport:
 
     async def aclose(self) -> None:
         """Closes the session and with it every running request."""
+        self._closed = True
         session, self._session = self._session, None
         if session is not None:
             await session.close()

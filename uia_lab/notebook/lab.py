@@ -18,7 +18,7 @@ from uia_lab.notebook.generations import text_request
 from uia_lab.notebook.loop_thread import LoopThread
 from uia_lab.notebook.presenters import in_kernel
 from uia_lab.notebook.serving import Serving, Servings
-from uia_lab.notebook.transport import Transport
+from uia_lab.notebook.transport import CLOSED, Transport
 
 T = TypeVar("T")
 
@@ -146,6 +146,8 @@ class Lab:
             # A generator may ask this very Lab, which its own loop could not.
             prompts = list(islice(prompts, MOST + 1))
         batch = self._ask(AsyncLab.map, self._async, prompts, wait=False, **options)
+        # Whoever keeps the answers keeps the Lab that gives them.
+        batch.keep(self)
         return batch.wait() if wait else batch
 
     @mirrors(Servings.publisher)
@@ -187,7 +189,7 @@ class Lab:
     def _ask(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **kwargs: Any) -> T:
         """Runs a coroutine function on the Lab's loop and waits for what it returns."""
         if self.closed:
-            raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+            raise RuntimeError(CLOSED)
         return self._thread.ask(function, *args, **kwargs)
 
 

@@ -11,7 +11,7 @@ from anyio import CancelScope, move_on_after
 from uia_lab.notebook.asking import QUESTION_S, Ask, directly, within
 from uia_lab.notebook.generations import Generations
 from uia_lab.notebook.serving import Servings
-from uia_lab.notebook.transport import Transport
+from uia_lab.notebook.transport import CLOSED, Transport
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class LabCore:
     def spawn(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> "Future[T]":
         """Runs a coroutine function on the Lab's loop, from whichever thread; closing the Lab ends it."""
         if self._closed:
-            raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+            raise RuntimeError(CLOSED)
         running = self._tracked(function, *args)
         try:
             return asyncio.run_coroutine_threadsafe(running, self._loop)

@@ -12,7 +12,7 @@ from uia_lab.domain.errors import BadRequest, InferenceError, StoreError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
-from uia_lab.notebook.transport import EventStream, Publication
+from uia_lab.notebook.transport import CLOSED, EventStream, Publication
 from uia_lab.routing.strategies import known_strategies
 from uia_lab.worker import ServedFunction
 
@@ -44,20 +44,37 @@ class InProcessTransport:
         if why:
             self.where = f"{self.where}; {why}"
         self._service = service
-        self._started = False
-        self._lock = asyncio.Lock()
+        self._starting: asyncio.Task[UnifiedInferenceService] | None = None
+        self._closed = False
 
     async def service(self) -> "UnifiedInferenceService":
-        """The running service, which is started at first use."""
-        async with self._lock:
-            if self._service is None:
-                from uia_lab.config import InferenceServiceConfig
-                from uia_lab.unified_inference_service import UnifiedInferenceService
+        """The running service, which is started at first use.
 
-                self._service = UnifiedInferenceService(InferenceServiceConfig.from_files())
-            if not self._started:
-                await self._service.start(listen=False, store=False)
-                self._started = True
+        Raises:
+            RuntimeError: The transport was closed.
+        """
+        if self._closed:
+            raise RuntimeError(CLOSED)
+        starting = self._starting
+        if starting is None or (starting.done() and (starting.cancelled() or starting.exception())):
+            # A task of its own: whoever waits for it may leave, and the others still have it.
+            starting = self._starting = asyncio.create_task(self._start(), name="uia-local-start")
+            starting.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if here is not None and here.cancelling():
+                raise
+            raise RuntimeError(CLOSED) from None
+
+    async def _start(self) -> "UnifiedInferenceService":
+        if self._service is None:
+            from uia_lab.config import InferenceServiceConfig
+            from uia_lab.unified_inference_service import UnifiedInferenceService
+
+            self._service = UnifiedInferenceService(InferenceServiceConfig.from_files())
+        await self._service.start(listen=False, store=False)
         return self._service
 
     async def manager(self) -> "BackendManager":
@@ -264,11 +281,17 @@ class InProcessTransport:
         return log
 
     async def aclose(self) -> None:
-        """Stops the service."""
+        """Stops the service, one that is still starting too."""
+        self._closed = True
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        starting.cancel()
+        await asyncio.wait({starting})
+        # Of a start that was cut some parts run already.
         service, self._service = self._service, None
-        if service is not None and self._started:
+        if service is not None:
             await service.stop()
-        self._started = False
 
 
 def _terms(fields: Mapping[str, Any], *others: str) -> "tuple[Terms, dict[str, Any]]":

@@ -17,7 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from uia_lab.domain.errors import BadRequest, DeadlineExceeded, InferenceError
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_GENERATION
-from uia_lab.notebook.transport import Publication, Transport
+from uia_lab.notebook.transport import CLOSED, Publication, Transport
 from uia_lab.worker import ServedFunction, backend_id_of
 
 Spawn = Callable[..., "Future[Any]"]
@@ -170,7 +170,7 @@ class Servings:
 
         def decorate(function: Callable[..., Any]) -> Serving:
             if self._closed:
-                raise RuntimeError("this Lab is closed; uia_lab.connect() opens a new one")
+                raise RuntimeError(CLOSED)
             chosen = model if model is not None else getattr(function, "__name__", "<nameless>")
             if chosen.startswith("<"):
                 raise BadRequest("the function has no name; write @lab.serve(model=...)", param="model")

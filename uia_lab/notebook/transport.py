@@ -9,6 +9,8 @@ from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.worker import ServedFunction
 
+CLOSED = "this Lab is closed; uia_lab.connect() opens a new one"
+
 
 class NotConnected(ConnectionError):
     """No uia_lab answers where one was expected; the message says what to do."""

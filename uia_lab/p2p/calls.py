@@ -50,12 +50,15 @@ class Inbox(Generic[T]):
         Raises:
             InferenceError: Nothing more comes.
         """
-        while not self._items:
-            if self._error is not None:
-                raise self._error
+        while True:
+            # Looked at before the items: what came just before the end is in by then.
+            error = self._error
+            if self._items:
+                return self._items.popleft()
+            if error is not None:
+                raise error
             self._news.clear()
             await self._news.wait()
-        return self._items.popleft()
 
     def _wake(self) -> None:
         # The item is in before this is looked at, so whoever is woken by an earlier call sees it as well.

@@ -482,7 +482,9 @@ class Hub:
             link.session.end("the connection was lost")
 
     async def _kick(self, connection: Any) -> None:
-        self._links.pop(connection, None)
+        link = self._links.pop(connection, None)
+        if link is not None and link.session is not None:
+            link.session.end("the connection was closed")
         await hang_up(connection, CLOSE_S, politely=True)
 
     def _greeting(self, invite: str | None) -> messages.Hello:

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 Capabilities: TypeAlias = Callable[[], Offer]
 
 OFFER_S = 1.0
+_STOPPED: dict[str, Any] = {
+    "state": PeerState.OFFLINE, "reason": "the node is stopped", "connected_at": None, "load": None
+}  # fmt: skip
 
 
 class P2PNode:
@@ -337,9 +340,10 @@ class P2PNode:
         Returns:
             False if it was not on it.
         """
-        was = await self._trust.remove(peer_id)
-        await self._end_trust(peer_id)
-        return was
+        try:
+            return await self._trust.remove(peer_id)
+        finally:  # also where that could not be kept
+            await self._end_trust(peer_id)
 
     async def _consider(self, peer: TrustedPeer) -> None:
         """A peer is trusted, or something about it has changed."""
@@ -396,27 +400,30 @@ class P2PNode:
         self._soon(self._follow(thread))
 
     async def _end(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end_tasks()
         mdns, self._mdns = self._mdns, None
         serving, self._serving = self._serving, None
         if mdns is not None:
             mdns.stop()
         if serving is not None:
             await serving.close()
-        if self._thread is not None:
-            await self._thread.stop()
-        self._thread = self._hub = None
-        for peer_id, info in self._infos.items():
-            if info.state in (PeerState.CONNECTED, PeerState.CONNECTING):
-                self._infos[peer_id] = msgspec.structs.replace(
-                    info, state=PeerState.OFFLINE, reason="the node is stopped", connected_at=None, load=None
-                )
-        self._changes.close()
-        if mdns is not None:
-            await mdns.ended()
+        thread, self._thread, self._hub = self._thread, None, None
+        try:
+            if thread is not None:
+                await thread.stop()
+        finally:
+            for peer_id, info in self._infos.items():
+                if info.state in (PeerState.CONNECTED, PeerState.CONNECTING):
+                    self._infos[peer_id] = msgspec.structs.replace(info, **_STOPPED)
+            self._changes.close()
+            await self._end_tasks()
+            if mdns is not None:
+                await mdns.ended()
+
+    async def _end_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _known_ids(self) -> tuple[Any, Any]:
         """The modules that need libp2p, imported off the loop: that takes a second or two.

@@ -31,6 +31,7 @@ class TrioThread:
         self._token: trio.lowlevel.TrioToken | None = None
         self._nursery: trio.Nursery | None = None
         self._open = False
+        self._stopping = False
         self._ended = asyncio.Event()
         self._error: BaseException | None = None
         self._calls: set[asyncio.Future[Any]] = set()
@@ -59,6 +60,9 @@ class TrioThread:
             self._token = trio.lowlevel.current_trio_token()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                if self._stopping:
+                    # It was told to before there was anything to cancel.
+                    return
                 self._open = True
                 try:
                     await main(is_ready)
@@ -80,7 +84,8 @@ class TrioThread:
         try:
             await asyncio.wait((ready, ended), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await self.stop()
+            with contextlib.suppress(TimeoutError):
+                await self.stop()
             raise
         finally:
             ended.cancel()
@@ -96,6 +101,8 @@ class TrioThread:
         """
         if self._thread is None:
             return
+        # Said before it is posted: where the post comes too early, the thread reads this.
+        self._stopping = True
         self.post(self._cancel)
         async with asyncio.timeout(STOP_S):
             await self._ended.wait()
