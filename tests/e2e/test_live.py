@@ -272,7 +272,7 @@ def test_why_a_backend_serves(shown, server, fleet):
     until(lambda: "Nobody can serve" in by_id(route, "uia-route-sentence").inner_text())
     by_id(route, "uia-route-task").select_option("text-generation")
     by_id(route, "uia-route-model").fill("demo")
-    by_id(route, "uia-route-explain").click()
+    by_id(route, "uia-route-model").press("Enter")
     until(lambda: "serves text-generation with model demo" in by_id(route, "uia-route-sentence").inner_text())
 
 
@@ -304,6 +304,39 @@ def test_the_dashboard_is_what_a_lab_shows(shown, server, fleet):
     by_id(dashboard, "uia-route-attempts").get_by_text("ok", exact=True).wait_for()
     assert page.locator(".jp-InputPrompt", has_text="[*]").count() == 1, "the kernel is still in its cell"
     page.evaluate("jupyterapp.commands.execute('kernelmenu:interrupt')")
+
+
+def test_every_tab_of_the_dashboard_works(shown, server, fleet):
+    fleet.traffic(3)
+    page, dashboard = shown("lab", "uia-dashboard")
+    live(page, "uia-board")
+    names = dashboard.locator('[role="tab"]').all_inner_texts()
+    assert names == ["Status", "Balance", "Requests", "Models", "Chat", "Peers"]
+
+    by_id(dashboard, "uia-tab-models").click()
+    rows = by_id(dashboard, "uia-models-row")
+    until(rows.count)
+    by_id(dashboard, "uia-models-name").fill("nobody/has-it")
+    by_id(dashboard, "uia-models-name").press("Enter")
+    by_id(dashboard, "uia-models-error").get_by_text("nobody/has-it").first.wait_for()
+
+    by_id(dashboard, "uia-tab-chat").click()
+    until(lambda: by_id(dashboard, "uia-chat-model").locator("option", has_text="demo").count())
+    by_id(dashboard, "uia-chat-model").select_option("demo")
+    by_id(dashboard, "uia-chat-input").press_sequentially("so it goes")
+    by_id(dashboard, "uia-chat-input").press("Enter")
+    by_id(dashboard, "uia-chat-turn-assistant").get_by_text("w0").wait_for()
+    by_id(dashboard, "uia-chat-to-code").click()
+    by_id(dashboard, "uia-chat-exported").get_by_text("In the cell below").wait_for()
+    assert page.locator(".jp-CodeCell").count() == 2
+    assert "so it goes" in page.locator(".jp-CodeCell").nth(1).inner_text()
+
+    by_id(dashboard, "uia-tab-peers").click()
+    live(page, "uia-peers")
+    until(lambda: server.ask("GET", "peers")["node"]["network"] in by_id(dashboard, "uia-peers").inner_text())
+    by_id(dashboard, "uia-tab-status").click()
+    assert by_id(dashboard, "uia-board").is_visible()
+    assert by_id(dashboard, "uia-peers").is_hidden()
 
 
 def test_without_a_server_the_kernel_answers(shown):

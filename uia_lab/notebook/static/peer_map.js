@@ -335,12 +335,6 @@ function render({ model, el }) {
     });
   });
 
-  // JupyterLab's shortcuts must not take what is meant for a field or a button here.
-  root.addEventListener("keydown", (event) => {
-    const meant = event.target.matches("input") || ["Enter", " "].includes(event.key);
-    if (meant && !event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
-  });
-
   const service = serviceOf(model, changed);
   setConnection(service.state);
   if (model.get("peers").peers) draw(model.get("peers"));
