@@ -325,7 +325,7 @@ def test_every_tab_of_the_dashboard_works(shown, server, fleet):
     by_id(dashboard, "uia-chat-model").select_option("demo")
     by_id(dashboard, "uia-chat-input").press_sequentially("so it goes")
     by_id(dashboard, "uia-chat-input").press("Enter")
-    by_id(dashboard, "uia-chat-turn-assistant").get_by_text("w0").wait_for()
+    by_id(dashboard, "uia-chat-turn-assistant").get_by_text("t0").wait_for()
     by_id(dashboard, "uia-chat-to-code").click()
     by_id(dashboard, "uia-chat-exported").get_by_text("In the cell below").wait_for()
     assert page.locator(".jp-CodeCell").count() == 2
