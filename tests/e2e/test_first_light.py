@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e import checks
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks/01_first_light.ipynb"
@@ -72,10 +74,7 @@ def test_the_notebook_tells_its_story(notebook, run_all, server):
     )
 
     SCREENSHOTS.mkdir(exist_ok=True)
-    for theme, name in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
-        command(page, "apputils:change-theme", theme=theme)
-        lit = str(name == "light").lower()
-        page.wait_for_selector(f'body[data-jp-theme-light="{lit}"]', state="attached")
+    for name in checks.themes(page):
         page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
         page.wait_for_timeout(500)
         page.screenshot(path=SCREENSHOTS / f"first_light_{name}.png")
