@@ -10,6 +10,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from tests.e2e import checks
+from tests.e2e.cells import by_id, until
 from tests.upstreams.fault_server import Fault, FaultServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
@@ -81,18 +82,6 @@ KEEP_LAST = """() => {
     });
   }
 }"""
-
-
-def by_id(scope, name):
-    return scope.locator(f'[data-testid="{name}"]')
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 @pytest.fixture
@@ -340,7 +329,7 @@ def test_every_tab_of_the_dashboard_works(shown, server, fleet):
 
 
 def test_without_a_server_the_kernel_answers(shown):
-    local = "import os\nos.environ.pop('UIA_LAB_URL', None)\nlab.close()\nlab = uia_lab.connect()\n"
+    local = "lab.close()\nlab = uia_lab.connect('local')\n"
     serve = "@lab.serve(model='shout')\ndef shout(inputs):\n    yield 'LOUD'\n"
     page, dashboard = shown(
         f"{local}{serve}lab", "uia-dashboard", "lab.generate('x', 'shout', show=False).text"
