@@ -15,7 +15,7 @@ def by_id(page, name):
     return page.locator(f'[data-testid="{name}"]')
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=30):
     """Waits until a condition holds, and gives its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -53,6 +53,11 @@ _OVERFLOWING = """(root) => {
   });
 }"""
 
+_PAPER = """(light) => {
+  const paper = getComputedStyle(document.body).getPropertyValue('--jp-layout-color1').trim();
+  return paper !== '' && /^(white|#fff)/i.test(paper) === light;
+}"""
+
 _WATCH = """() => {
   window.uiaShifts = [];
   window.uiaShiftObserver = new PerformanceObserver((list) => {
@@ -126,8 +131,9 @@ def set_theme(page, name):
     )
     lit = str(name == "light").lower()
     page.wait_for_selector(f'body[data-jp-theme-light="{lit}"]', state="attached")
-    # The theme's style sheet comes a moment after its name.
-    page.wait_for_timeout(1000)
+    # The theme's style sheet comes a moment after its name, and colours fade over.
+    page.wait_for_function(_PAPER, arg=name == "light")
+    page.wait_for_timeout(250)
 
 
 def picture(locator, name):

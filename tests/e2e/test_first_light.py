@@ -1,9 +1,11 @@
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from tests.e2e import checks
+from tests.e2e.cells import IDLE, by_id, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
@@ -19,14 +21,6 @@ WATCH = """() => {
     if (text) window.lengths.push(text.textContent.length);
   }).observe(document.body, {childList: true, subtree: true, characterData: true});
 }"""
-IDLE = """() => {
-  const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')];
-  return prompts.length > 0 && prompts.every((prompt) => /\\[\\d+\\]/.test(prompt.textContent));
-}"""
-
-
-def by_id(page, name):
-    return page.locator(f'[data-testid="{name}"]')
 
 
 def command(page, name, **arguments):
@@ -36,14 +30,6 @@ def command(page, name, **arguments):
 def ok_requests(page):
     row = page.locator('[data-testid="uia-board-row"][data-backend^="local-smollm2"]')
     return int(row.first.locator(".uia-c-ended").inner_text().split("/")[0])
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 def test_the_notebook_tells_its_story(notebook, run_all, server):
@@ -72,10 +58,7 @@ def test_the_notebook_tells_its_story(notebook, run_all, server):
     )
 
     SCREENSHOTS.mkdir(exist_ok=True)
-    for theme, name in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
-        command(page, "apputils:change-theme", theme=theme)
-        lit = str(name == "light").lower()
-        page.wait_for_selector(f'body[data-jp-theme-light="{lit}"]', state="attached")
+    for name in checks.themes(page):
         page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
         page.wait_for_timeout(500)
         page.screenshot(path=SCREENSHOTS / f"first_light_{name}.png")
@@ -151,7 +134,7 @@ def test_stop_ends_the_request_as_cancelled(notebook, run_all, server, wait):
 def test_local_mode_works_without_the_server(notebook, run_all):
     page = notebook(
         [
-            "import os\nos.environ.pop('UIA_LAB_URL')\nimport uia_lab\nlab = uia_lab.connect()\nlab",
+            "import uia_lab\nlab = uia_lab.connect('local')\nlab",
             "answer = lab.generate('Write a very long story.', max_tokens=1500, seed=3, wait=False)",
         ]
     )

@@ -10,6 +10,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from tests.e2e import checks
+from tests.e2e.cells import by_id, until
 from tests.upstreams.fault_server import Fault, FaultServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(170)]
@@ -81,18 +82,6 @@ KEEP_LAST = """() => {
     });
   }
 }"""
-
-
-def by_id(scope, name):
-    return scope.locator(f'[data-testid="{name}"]')
-
-
-def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 @pytest.fixture
@@ -272,7 +261,7 @@ def test_why_a_backend_serves(shown, server, fleet):
     until(lambda: "Nobody can serve" in by_id(route, "uia-route-sentence").inner_text())
     by_id(route, "uia-route-task").select_option("text-generation")
     by_id(route, "uia-route-model").fill("demo")
-    by_id(route, "uia-route-explain").click()
+    by_id(route, "uia-route-model").press("Enter")
     until(lambda: "serves text-generation with model demo" in by_id(route, "uia-route-sentence").inner_text())
 
 
@@ -306,8 +295,41 @@ def test_the_dashboard_is_what_a_lab_shows(shown, server, fleet):
     page.evaluate("jupyterapp.commands.execute('kernelmenu:interrupt')")
 
 
+def test_every_tab_of_the_dashboard_works(shown, server, fleet):
+    fleet.traffic(3)
+    page, dashboard = shown("lab", "uia-dashboard")
+    live(page, "uia-board")
+    names = dashboard.locator('[role="tab"]').all_inner_texts()
+    assert names == ["Status", "Balance", "Requests", "Models", "Chat", "Peers"]
+
+    by_id(dashboard, "uia-tab-models").click()
+    rows = by_id(dashboard, "uia-models-row")
+    until(rows.count)
+    by_id(dashboard, "uia-models-name").fill("nobody/has-it")
+    by_id(dashboard, "uia-models-name").press("Enter")
+    by_id(dashboard, "uia-models-error").get_by_text("nobody/has-it").first.wait_for()
+
+    by_id(dashboard, "uia-tab-chat").click()
+    until(lambda: by_id(dashboard, "uia-chat-model").locator("option", has_text="demo").count())
+    by_id(dashboard, "uia-chat-model").select_option("demo")
+    by_id(dashboard, "uia-chat-input").press_sequentially("so it goes")
+    by_id(dashboard, "uia-chat-input").press("Enter")
+    by_id(dashboard, "uia-chat-turn-assistant").get_by_text("t0").wait_for()
+    by_id(dashboard, "uia-chat-to-code").click()
+    by_id(dashboard, "uia-chat-exported").get_by_text("In the cell below").wait_for()
+    assert page.locator(".jp-CodeCell").count() == 2
+    assert "so it goes" in page.locator(".jp-CodeCell").nth(1).inner_text()
+
+    by_id(dashboard, "uia-tab-peers").click()
+    live(page, "uia-peers")
+    until(lambda: server.ask("GET", "peers")["node"]["network"] in by_id(dashboard, "uia-peers").inner_text())
+    by_id(dashboard, "uia-tab-status").click()
+    assert by_id(dashboard, "uia-board").is_visible()
+    assert by_id(dashboard, "uia-peers").is_hidden()
+
+
 def test_without_a_server_the_kernel_answers(shown):
-    local = "import os\nos.environ.pop('UIA_LAB_URL', None)\nlab.close()\nlab = uia_lab.connect()\n"
+    local = "lab.close()\nlab = uia_lab.connect('local')\n"
     serve = "@lab.serve(model='shout')\ndef shout(inputs):\n    yield 'LOUD'\n"
     page, dashboard = shown(
         f"{local}{serve}lab", "uia-dashboard", "lab.generate('x', 'shout', show=False).text"

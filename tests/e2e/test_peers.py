@@ -1,30 +1,17 @@
 """The map of peers in a real JupyterLab, whose server borrows from and lends to one in another process."""
 
-import time
 import urllib.request
-from pathlib import Path
 
 import pytest
 
+from tests.e2e import checks
+from tests.e2e.cells import by_id, until
 from tests.upstreams.peer_processes import peer_processes
 from tests.upstreams.peer_server import MODEL
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
-SCREENSHOTS = Path(__file__).parent / "screenshots"
 MAP = "import uia_lab\nlab = uia_lab.connect()\nlab.peers()"
-
-
-def by_id(page, name):
-    return page.locator(f'[data-testid="{name}"]')
-
-
-def until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-    return value
 
 
 def pill_says(page, word):
@@ -66,7 +53,7 @@ def ask(friend, method, path, body):
         return json.load(response)
 
 
-def test_inviting_borrowing_and_revoking_by_keyboard(notebook, run_all, server, friend):
+def test_inviting_borrowing_and_revoking_by_keyboard(notebook, run_all, server, friend, axe):
     page = notebook([MAP])
     run_all()
     by_id(page, "uia-peers").wait_for(timeout=60_000)
@@ -87,11 +74,14 @@ def test_inviting_borrowing_and_revoking_by_keyboard(notebook, run_all, server, 
     until(lambda: " ms" in row.inner_text())
     assert page.locator(".uia-peers-picture circle").count() == 2
     assert page.locator(".uia-peers-picture").get_attribute("aria-hidden") == "true"
-    assert page.evaluate(
-        "() => [...document.querySelectorAll('.uia')].every((box) => box.scrollWidth <= box.clientWidth)"
-    )
-    SCREENSHOTS.mkdir(exist_ok=True)
-    by_id(page, "uia-peers").screenshot(path=SCREENSHOTS / "peers.png")
+    peers = by_id(page, "uia-peers")
+    for theme in checks.themes(page):
+        checks.picture(peers, f"peers_{theme}")
+        assert not checks.violations(page, axe, peers)
+    checks.narrow(page, peers)
+    checks.picture(peers, "peers_narrow")
+    assert not checks.overflowing(peers)
+    checks.wide(peers)
     revoke = by_id(page, "uia-peers-revoke")
     revoke.press("Enter")
     assert revoke.inner_text() == "Really revoke?"

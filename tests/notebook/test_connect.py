@@ -37,7 +37,9 @@ def test_its_token_goes_to_its_own_address_only(server, environment):
 
 
 def test_else_this_process(service, monkeypatch):
-    monkeypatch.setattr("uia_lab.notebook.connect.InProcessTransport", lambda: InProcessTransport(service))
+    monkeypatch.setattr(
+        "uia_lab.notebook.local_transport.InProcessTransport", lambda: InProcessTransport(service)
+    )
     lab = connect()
     assert "this kernel" in lab.where
     assert lab.generate("a b", model="w").text == "a b "
@@ -45,7 +47,9 @@ def test_else_this_process(service, monkeypatch):
 
 def test_local_is_this_process_whatever_the_environment_says(service, monkeypatch):
     monkeypatch.setenv("UIA_LAB_URL", "http://127.0.0.1:1/")
-    monkeypatch.setattr("uia_lab.notebook.connect.InProcessTransport", lambda: InProcessTransport(service))
+    monkeypatch.setattr(
+        "uia_lab.notebook.local_transport.InProcessTransport", lambda: InProcessTransport(service)
+    )
     assert "this kernel" in connect("local").where
     assert "this kernel" in connect().where
 

@@ -11,6 +11,7 @@ from ipywidgets import Widget
 
 from tests.node import NODE
 from uia_lab.domain.errors import BadRequest
+from uia_lab.notebook.chat import Chat, Settings
 from uia_lab.notebook.explanation import Explanation
 from uia_lab.notebook.widgets import base
 from uia_lab.notebook.widgets.assets import esm, shared
@@ -191,8 +192,15 @@ def test_a_closed_source_is_made_again(service):
     assert not set(first._sources) & set(again._sources)
 
 
+class Conversing:
+    """The Lab of a dashboard, of which it wants a chat."""
+
+    def chat(self):
+        return Chat(None, Settings(), options=lambda tell: tell({"models": [], "backends": []}), url=None)
+
+
 def test_the_dashboard_has_every_tab_and_closes_them_all(service):
-    dashboard = Dashboard(None, service.way, REPORT)
+    dashboard = Dashboard(Conversing(), service.way, REPORT)
     assert dashboard.names == list(TABS)
     assert dashboard.widgets == [f"anywidget:{child.model_id}" for child in dashboard.children]
     dashboard.close()
@@ -202,7 +210,7 @@ def test_the_dashboard_has_every_tab_and_closes_them_all(service):
 def test_they_are_readable_without_a_page(service):
     for widget, words in (
         (StatusBoard(service.way, REPORT), "2 of 2 backends healthy"),
-        (Dashboard(None, service.way, REPORT), "2 of 2 backends healthy"),
+        (Dashboard(Conversing(), service.way, REPORT), "2 of 2 backends healthy"),
         (BalancingChart(service.way, REPORT), "75 %"),
         (RouteView(service.way, REPORT, shown={"decision": DECISION}), "a serves text-generation"),
         (RouteView(service.way, REPORT), "no decision"),

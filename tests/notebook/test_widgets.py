@@ -105,6 +105,8 @@ def test_reports_have_text_and_html_without_a_kernel():
 )
 def test_the_module_is_one_and_needs_nothing_else(name):
     module = esm(name)
+    assert not re.search(r"^\s*(//|/\*)|^ ", module + css(), re.MULTILINE), "comments are not saved"
+    assert not [line for line in module.splitlines() if line.count("`") % 2], "they may not go over lines"
     assert "import " not in re.sub(r"//.*", "", module)
     assert module.count("export default") == 1
     # The name of SVG is no address.

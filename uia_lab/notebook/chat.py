@@ -5,7 +5,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uia_lab.domain.errors import BadRequest, suggestion
 from uia_lab.domain.requests import InferenceRequest, Message, RoutingHints
@@ -16,6 +16,9 @@ from uia_lab.notebook.generation import Generation
 from uia_lab.notebook.generations import Generations
 from uia_lab.notebook.presenters import in_kernel, shell
 from uia_lab.notebook.snippet import openai_snippet
+
+if TYPE_CHECKING:
+    from uia_lab.notebook.widgets.chat_view import ChatView
 
 FORMS = ("code", "markdown")
 _NUMBERS = {"temperature": (0, 2), "top_p": (0, 1), "max_tokens": (1, 10_000_000), "seed": (-(2**53), 2**53)}
@@ -221,6 +224,12 @@ class Chat:
         """Calls a function after every change, in whichever thread makes it."""
         self._listeners.append(listener)
 
+    def view(self) -> "ChatView":
+        """The chat as a widget."""
+        from uia_lab.notebook.widgets.chat_view import ChatView
+
+        return ChatView(self, direct=self._url is not None)
+
     def _need_idle(self) -> None:
         if self.running is not None:
             raise BadRequest("the answer is still arriving: stop it first")
@@ -267,9 +276,7 @@ class Chat:
         if not in_kernel():
             display(still(self), raw=True)
             return
-        from uia_lab.notebook.widgets.chat_view import ChatView
-
-        view = ChatView(self, direct=self._url is not None)
+        view = self.view()
         display(view.bundle(), raw=True)
         # The text is an output of its own: to bring the widget's up to date would draw the widget anew, under
         # the hands of who writes in it.

@@ -3,20 +3,24 @@
 import asyncio
 import os
 import threading
+from typing import TYPE_CHECKING
 
-from uia_lab.notebook.async_lab import AsyncLab
-from uia_lab.notebook.finding import find, told
-from uia_lab.notebook.http_transport import HttpTransport
-from uia_lab.notebook.lab import Lab
-from uia_lab.notebook.local_transport import InProcessTransport
+from uia_lab.notebook.finding import HERE, address, find, told
+
+# ``%load_ext`` opens nothing, so it does not wait for what only a Lab needs.
+if TYPE_CHECKING:
+    from uia_lab.notebook.async_lab import AsyncLab
+    from uia_lab.notebook.http_transport import HttpTransport
+    from uia_lab.notebook.lab import Lab
+    from uia_lab.notebook.local_transport import InProcessTransport
 
 LOCAL = "local"
 
 _lock = threading.Lock()
-_default: Lab | None = None
+_default: "Lab | None" = None
 
 
-def connect(url: str | None = None, token: str | None = None) -> Lab:
+def connect(url: str | None = None, token: str | None = None) -> "Lab":
     """Opens a Lab, which is from then on this process's default one.
 
     In order: the address given; ``UIA_LAB_URL`` and ``UIA_LAB_TOKEN``, which a Jupyter server with
@@ -35,6 +39,8 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
         NotConnected: Nobody answers there; the message says what to do.
         Unauthenticated: The server does not take the token.
     """
+    from uia_lab.notebook.lab import Lab
+
     global _default  # noqa: PLW0603  # the default Lab is the process's, as a database's default connection is
     with _lock:
         if url is None and token is None and _default is not None and not _default.closed:
@@ -43,20 +49,22 @@ def connect(url: str | None = None, token: str | None = None) -> Lab:
         return _default
 
 
-async def connect_async(url: str | None = None, token: str | None = None) -> AsyncLab:
+async def connect_async(url: str | None = None, token: str | None = None) -> "AsyncLab":
     """As :func:`connect`, to await; it gives a new one each time, which its caller closes.
 
     ``async with await uia_lab.connect_async() as lab`` closes it at the end.
     """
+    from uia_lab.notebook.async_lab import AsyncLab
+
     return await AsyncLab(await asyncio.to_thread(_transport, url, token)).open()
 
 
-def current() -> Lab:
+def current() -> "Lab":
     """The default Lab; the first call opens it."""
     return connect()
 
 
-def opened() -> Lab | None:
+def opened() -> "Lab | None":
     """The default Lab if it is open; nothing opens it."""
     lab = _default
     return lab if lab is not None and not lab.closed else None
@@ -77,13 +85,16 @@ def destination() -> str:
         return _default.where
     place = told()
     if place is not None:
-        return HttpTransport(place.url, place.token).where
+        return address(place.url)
     if os.environ.get("JPY_PARENT_PID") or os.environ.get("JUPYTERHUB_SERVICE_URL"):
         return "this kernel's Jupyter server if uia_lab_server is enabled there, else this kernel itself"
-    return InProcessTransport.where
+    return HERE
 
 
-def _transport(url: str | None, token: str | None) -> HttpTransport | InProcessTransport:
+def _transport(url: str | None, token: str | None) -> "HttpTransport | InProcessTransport":
+    from uia_lab.notebook.http_transport import HttpTransport
+    from uia_lab.notebook.local_transport import InProcessTransport
+
     place = told()
     if url == LOCAL:
         return InProcessTransport()
@@ -99,4 +110,4 @@ def _transport(url: str | None, token: str | None) -> HttpTransport | InProcessT
 
 
 def _same(url: str, other: str) -> bool:
-    return HttpTransport(url).url == HttpTransport(other).url
+    return address(url) == address(other)

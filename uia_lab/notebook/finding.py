@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from uia_lab.notebook.transport import NotConnected
 
 LOOK_S = 2.0
 MOST_SERVERS = 20
 MOST_BYTES = 4 * 1024 * 1024
 UNIX = "http+unix"
+HERE = "this kernel (local mode)"
 ENABLE = "`jupyter server extension enable --sys-prefix uia_lab_server`, then restart the server"
 
 
@@ -37,6 +40,19 @@ class Place:
 
     def __repr__(self) -> str:
         return f"<Place {self.what}>"
+
+
+def address(url: str) -> str:
+    """An address of a server as it may be shown: without credentials, which would end up in messages.
+
+    Raises:
+        NotConnected: It is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https", UNIX) or not parts.netloc:
+        raise NotConnected(f"{url!r} is no address of a server; write http://host:port/path/")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
 
 
 def told() -> Place | None:

@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from uia_lab.domain.events import (
     Attempted,
 )
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.notebook.finding import UNIX
+from uia_lab.notebook.finding import UNIX, address
 from uia_lab.notebook.http_errors import error_of
 from uia_lab.notebook.http_stream import SILENCE_S, HttpStream
 from uia_lab.notebook.transport import CLOSED, EventStream, NotConnected, Publication
@@ -48,16 +48,11 @@ class HttpTransport:
     kind: Literal["server", "local"] = "server"
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", UNIX) or not parts.netloc:
-            raise NotConnected(f"{url!r} is no address of a server; write http://host:port/path/")
-        # Credentials in an address would end up in `where` and in messages.
-        host = parts.netloc.rpartition("@")[2]
-        self.url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/", "", ""))
-        self.where = self.url
+        self.url = self.where = address(url)
+        parts = urlsplit(self.url)
         # aiohttp knows no such scheme: the path of the socket goes to its connector.
-        self._socket = unquote(host) if parts.scheme == UNIX else None
-        self._base = f"http://localhost{parts.path.rstrip('/')}/" if self._socket else self.url
+        self._socket = unquote(parts.netloc) if parts.scheme == UNIX else None
+        self._base = f"http://localhost{parts.path}" if self._socket else self.url
         self._token = token
         self._version: str | None = None
         self._session: aiohttp.ClientSession | None = None

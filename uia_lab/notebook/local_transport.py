@@ -12,6 +12,7 @@ from uia_lab.domain.errors import BadRequest, InferenceError, StoreError
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
 from uia_lab.domain.tasks import TEXT_EMBEDDING, TEXT_GENERATION
+from uia_lab.notebook.finding import HERE
 from uia_lab.notebook.transport import CLOSED, EventStream, Publication
 from uia_lab.routing.strategies import known_strategies
 from uia_lab.worker import ServedFunction
@@ -37,7 +38,7 @@ class InProcessTransport:
         why: Why a server that is there was not taken.
     """
 
-    where: str = "this kernel (local mode)"
+    where: str = HERE
     kind: Literal["server", "local"] = "local"
 
     def __init__(self, service: "UnifiedInferenceService | None" = None, *, why: str = "") -> None:

@@ -1,13 +1,15 @@
 """The seam between the Lab and whoever serves it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from uia_lab.domain.events import Event
 from uia_lab.domain.requests import InferenceRequest
-from uia_lab.worker import ServedFunction
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from uia_lab.worker import ServedFunction
 
 CLOSED = "this Lab is closed; uia_lab.connect() opens a new one"
 
@@ -80,14 +82,14 @@ class Transport(Protocol):
     def stream(self, request: InferenceRequest) -> EventStream:
         """Starts a request; nothing happens before the first ``anext``."""
 
-    async def embed(self, texts: Sequence[str], model: str | None) -> np.ndarray:
+    async def embed(self, texts: Sequence[str], model: str | None) -> "np.ndarray":
         """Embeddings of the texts, shape ``(len(texts), d)``, float32."""
 
     async def cancel(self, request_id: str) -> None:
         """Ends a request by the serving side's id; an unknown or ended one is no error."""
 
     def publish(
-        self, function: ServedFunction, backend_id: str, name: str, max_concurrency: int
+        self, function: "ServedFunction", backend_id: str, name: str, max_concurrency: int
     ) -> Publication:
         """A function of this process as a backend of the service; nothing happens before it runs.
 

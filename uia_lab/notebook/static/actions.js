@@ -189,7 +189,9 @@ function stillsOfPage() {
     for (const still of dressed.keys()) if (!still.isConnected) dressed.delete(still);
     for (const still of document.querySelectorAll("[data-uia-mark]")) {
       const dress = dressers.get(still.dataset.uiaMark);
-      if (dress && !dressed.has(still)) dressed.set(still, dress(still));
+      if (!dress || dressed.has(still)) continue;
+      keepKeys(still);
+      dressed.set(still, dress(still));
     }
   };
   const soon = () => {

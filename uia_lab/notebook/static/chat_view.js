@@ -186,6 +186,12 @@ function render({ model, el }) {
     wanted = kind;
     model.send({ type: "export" });
   }
+  // A chat of its own has its mark in the output; one in a dashboard is found by where it stands on the page.
+  function placeOf(cells) {
+    const marked = cells.findIndex((cell) => JSON.stringify(cell.toJSON().outputs ?? "").includes(model.get("mark")));
+    const shown = Number(root.closest("[data-windowed-list-index]")?.dataset.windowedListIndex ?? cells.length - 1);
+    return marked < 0 ? shown : marked;
+  }
   async function put(message) {
     if (message?.type !== "exported" || wanted === null) return;
     const kind = wanted;
@@ -193,8 +199,7 @@ function render({ model, el }) {
     const source = model.get("exports")[kind];
     const shared = model.widget_manager?.context?.model?.sharedModel;
     if (shared?.insertCell) {
-      const here = shared.cells.findIndex((cell) => JSON.stringify(cell.toJSON().outputs ?? "").includes(model.get("mark")));
-      shared.insertCell(here < 0 ? shared.cells.length : here + 1, { cell_type: kind, source, metadata: {} });
+      shared.insertCell(placeOf(shared.cells) + 1, { cell_type: kind, source, metadata: {} });
       write(exported, "In the cell below");
     } else {
       write(exported, (await copyText(source)) ? "Copied: paste it into a new cell" : "It could not be copied");
@@ -217,8 +222,6 @@ function render({ model, el }) {
     stopAtServer(model, model.get("live").request_id, asked);
     model.send({ type: "stop" });
   });
-  // Keys typed here are not the notebook's shortcuts.
-  root.addEventListener("keydown", (event) => event.stopPropagation());
 
   const drawAll = () => {
     draw();

@@ -158,6 +158,20 @@ async function act(button, notice, done, action) {
   }
 }
 
+// With Ctrl or Cmd these work on the text of a field.
+const EDITING = new Set(["a", "c", "v", "x", "y", "z", "enter"]);
+
+function keepKey(event) {
+  const command = event.ctrlKey || event.metaKey;
+  const edits = event.target.matches("input, textarea, select") && EDITING.has(event.key.toLowerCase());
+  if (command ? edits : !event.altKey) event.stopPropagation();
+}
+
+/** Keys pressed in an element are no shortcuts of the page; those with Ctrl, Cmd or Alt still are, outside of fields. */
+function keepKeys(element) {
+  element.addEventListener("keydown", keepKey);
+}
+
 /** A small curve of values, from nothing at the bottom to the largest at the top of `width` x `height`. */
 function sparkline(values, width, height) {
   if (!values.length) return "";
@@ -183,3 +197,5 @@ function makePainter(paint) {
   painter.end = () => clearTimeout(timer);
   return painter;
 }
+
+export { keepKeys };

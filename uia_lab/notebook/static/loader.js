@@ -14,21 +14,21 @@ async function load(code, css) {
   }
 }
 
-async function widgetOf(model) {
+async function moduleOf(model) {
   const ids = model.get("_sources").map((reference) => reference.slice("anywidget:".length));
   const models = await Promise.all(ids.map((id) => model.widget_manager.get_model(id)));
   const [css, ...code] = models.map((source) => source.get("text"));
   const whole = code.join("\n");
   const loaded = (globalThis[MODULES] ??= new Map());
   if (!loaded.has(whole)) loaded.set(whole, load(whole, css));
-  return (await loaded.get(whole)).default;
+  return loaded.get(whole);
 }
 
 export default {
   // Not waited for: a widget that is not ready within two seconds would lose its messages.
   initialize(view) {
     let over = false;
-    const begun = widgetOf(view.model).then((widget) => (over ? null : widget.initialize?.(view)));
+    const begun = moduleOf(view.model).then((module) => (over ? null : module.default.initialize?.(view)));
     begun.catch(() => {});
     return async () => {
       over = true;
@@ -37,6 +37,8 @@ export default {
   },
 
   async render(view) {
-    return (await widgetOf(view.model)).render(view);
+    const module = await moduleOf(view.model);
+    module.keepKeys(view.el);
+    return module.default.render(view);
   },
 };

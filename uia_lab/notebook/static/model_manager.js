@@ -195,8 +195,6 @@ function render({ model, el }) {
     load(id);
     name.value = "";
   });
-  // Keys typed here are not the notebook's shortcuts.
-  root.addEventListener("keydown", (event) => event.stopPropagation());
 
   model.on("change", draw);
   draw();
@@ -206,7 +204,8 @@ function render({ model, el }) {
     for (const row of rows.values()) if (row.state === "loading") row.progress.draw();
   }, 200);
   const looking = setInterval(() => {
-    if (!document.hidden) model.send({ type: "look" });
+    // Not while the page or the tab around it is hidden.
+    if (!document.hidden && root.offsetParent) model.send({ type: "look" });
   }, LOOK_MS);
   return () => {
     clearInterval(clock);

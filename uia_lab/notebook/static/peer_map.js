@@ -42,10 +42,10 @@ function render({ model, el }) {
   const says = make("p", { class: "uia-peers-says", role: "status", "aria-live": "polite", "data-testid": "uia-peers-says" });
   const where = make("p", { class: "uia-foot" });
 
-  const name = make("input", { type: "text", maxlength: "64", placeholder: "a friend's name", "data-testid": "uia-peers-name" });
-  const most = make("input", { type: "number", min: "1", max: "1000", value: "4", "data-testid": "uia-peers-most" });
+  const name = make("input", { type: "text", class: "uia-input", maxlength: "64", placeholder: "a friend's name", "data-testid": "uia-peers-name" });
+  const most = make("input", { type: "number", class: "uia-input uia-short", min: "1", max: "1000", value: "4", "data-testid": "uia-peers-most" });
   const invite = make("button", { type: "submit", class: "uia-button", "data-testid": "uia-peers-invite" }, "Make an invite");
-  const link = make("input", { type: "text", readonly: "", class: "uia-peers-link", "aria-label": "Link of the invite", "data-testid": "uia-peers-link" });
+  const link = make("input", { type: "text", readonly: "", class: "uia-input uia-peers-link", "aria-label": "Link of the invite", "data-testid": "uia-peers-link" });
   const copy = make("button", { type: "button", class: "uia-button" }, "Copy");
   const shown = make("span", { class: "uia-peers-shown", hidden: "" }, link, copy);
   const inviting = make(
@@ -56,7 +56,7 @@ function render({ model, el }) {
     invite,
     shown,
   );
-  const given = make("input", { type: "text", class: "uia-peers-link", placeholder: "the link a friend sent", "data-testid": "uia-peers-given" });
+  const given = make("input", { type: "text", class: "uia-input uia-peers-link", placeholder: "the link a friend sent", "data-testid": "uia-peers-given" });
   const lend = make("input", { type: "checkbox" });
   const accept = make("button", { type: "submit", class: "uia-button", "data-testid": "uia-peers-accept" }, "Accept");
   const accepting = make(
@@ -333,12 +333,6 @@ function render({ model, el }) {
       given.value = "";
       say(`${short(peer)} lends us ${lends(peer)}.`);
     });
-  });
-
-  // JupyterLab's shortcuts must not take what is meant for a field or a button here.
-  root.addEventListener("keydown", (event) => {
-    const meant = event.target.matches("input") || ["Enter", " "].includes(event.key);
-    if (meant && !event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
   });
 
   const service = serviceOf(model, changed);

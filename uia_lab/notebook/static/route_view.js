@@ -48,7 +48,7 @@ function render({ model, el }) {
   const candidateTable = make("table", { class: "uia-table uia-fixed uia-candidates", "data-testid": "uia-route-candidates" },
     make("caption", { class: "uia-hidden" }, "The candidates"),
     headsOf([["Candidate", ""], ["Verdict", "uia-c-verdict"], ["Score", "uia-num uia-c-score"], ["Why", ""]]), candidates);
-  const attempts = make("ol", { class: "uia-log", "data-testid": "uia-route-attempts" });
+  const attempts = make("ol", { class: "uia-log", tabindex: "0", "aria-label": "Attempts", "data-testid": "uia-route-attempts" });
   const attempted = make("section", { class: "uia-attempts", hidden: "" }, make("h4", { class: "uia-key" }, "Attempts"), attempts);
   const root = make("section", { class: "uia uia-route", "data-testid": "uia-route", "aria-label": "Why this backend" });
   root.append(

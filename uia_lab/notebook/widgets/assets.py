@@ -1,5 +1,6 @@
 """The JavaScript and CSS of the widgets."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -9,10 +10,17 @@ SHARED = ("live.js", "elements.js", "service.js", "actions.js")
 STYLES = ("uia.css", "live.css", "cells.css")
 
 
+# Comments on lines of their own, and indentation.
+_FOR_PEOPLE = re.compile(r"^[ \t]*//.*\n|^[ \t]*/\*[\s\S]*?\*/[ \t]*\n|^[ \t]+", re.MULTILINE)
+
+
 @cache
 def text(name: str) -> str:
-    """A file of ours."""
-    return (_STATIC / name).read_text("utf-8")
+    """A file of ours without what only people read: it is saved with each notebook.
+
+    No text in it may go over several lines.
+    """
+    return _FOR_PEOPLE.sub("", (_STATIC / name).read_text("utf-8"))
 
 
 @cache

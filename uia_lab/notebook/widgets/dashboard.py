@@ -9,6 +9,7 @@ from traitlets import List, Unicode
 from uia_lab.notebook.status import still
 from uia_lab.notebook.widgets.balancing_chart import BalancingChart
 from uia_lab.notebook.widgets.base import LiveWidget, Service, reference
+from uia_lab.notebook.widgets.model_manager import ModelManager
 from uia_lab.notebook.widgets.peer_map import PeerMap
 from uia_lab.notebook.widgets.route_view import RouteView
 from uia_lab.notebook.widgets.status_board import StatusBoard
@@ -19,6 +20,8 @@ TABS: dict[str, Tab] = {
     "Status": lambda _lab, service, report: StatusBoard(service, report),
     "Balance": lambda _lab, service, report: BalancingChart(service, report),
     "Requests": lambda _lab, service, report: RouteView(service, report),
+    "Models": lambda _lab, service, _report: ModelManager(service.transport, service.spawn),
+    "Chat": lambda lab, _service, _report: lab.chat().view(),
     "Peers": lambda _lab, service, report: PeerMap(service, report),
 }
 """Name of each tab, and what makes its widget from the Lab, the way to its service, and a status report."""
