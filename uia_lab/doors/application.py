@@ -123,7 +123,7 @@ class HttpServer:
             idle_connection_timeout=timings.idle_s,
         )
         self._server.add_sockets(sockets)
-        log.info("listening at %s", self.url)
+        log.debug("listening at %s", self.url)
 
     async def stop(self) -> None:
         """Stops listening, ends running streams and sockets, and closes every connection."""

@@ -138,7 +138,8 @@ async def serve(host: Host, run: Running, attempt: Attempt, deadline: float) -> 
                 usage = _told(event.usage, run, pieces)
                 ending = "ok"
                 # The lease goes back before the caller sees the end: the next request may follow at once.
-                _finish(host, run, attempt, Outcome("ok", None, usage, _since(attempt, first_at)))
+                told = Outcome("ok", None, usage, _since(attempt, first_at), whole=pieces <= 1)
+                _finish(host, run, attempt, told)
                 yield msgspec.structs.replace(event, usage=usage, attempts=tuple(run.attempts))
                 return
             yield event

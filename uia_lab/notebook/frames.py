@@ -67,7 +67,8 @@ def _row(item: Mapping[str, Any]) -> dict[str, Any]:
     usage = item.get("usage") or {}
     first = item.get("first_token_s")
     tokens, latency = usage.get("output_tokens"), item["latency_s"]
-    decoding = latency - first if first is not None else 0.0
+    # What came in one piece tells nothing of the tokens' rate.
+    decoding = latency - first if first is not None and item.get("chunks") != 1 else 0.0
     return {
         "began_at": round(item["began_at"] * 1_000_000),
         "id": item["id"],

@@ -143,8 +143,11 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens after the first a second; while it streams, a chunk counts as a token."""
-        if self._first is None:
+        """Tokens after the first a second; while it streams, a chunk counts as a token.
+
+        None where the answer came in one piece, which tells nothing of it.
+        """
+        if self._first is None or len(self._pieces) < 2:
             return None
         tokens = self.usage.output_tokens if self.usage else len(self._pieces)
         seconds = (self._end or self._clock()) - self._first

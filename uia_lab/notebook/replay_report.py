@@ -50,10 +50,11 @@ class ReplayReport(Mapping[str, Any]):
         return {"text/plain": repr(self), "text/html": table + about}
 
     def _title(self) -> str:
-        minutes = (self["until"] - self["since"]) / 60
+        seconds = self["until"] - self["since"]
+        span = f"{seconds:.1f} seconds" if seconds < 90 else f"{seconds / 60:,.1f} minutes"
         left = sum(self["left_out"].values())
         out = f", {left:,} left out that no backend could answer" if left else ""
-        return f"{self['requests']:,} requests of {minutes:,.1f} minutes{out}"
+        return f"{self['requests']:,} requests of {span}{out}"
 
     def _columns(self) -> list[str]:
         return [

@@ -50,8 +50,8 @@ class Figures:
     input_tokens: int = 0
     output_tokens: int = 0
 
-    def succeeded(self, latency: float, first_token: float | None, usage: Usage) -> None:
-        """Takes in an attempt that ended well; times in seconds."""
+    def succeeded(self, latency: float, first_token: float | None, usage: Usage, *, whole: bool) -> None:
+        """Takes in an attempt that ended well, ``whole`` where it came in one piece; times in seconds."""
         self.latencies.append(latency)
         self.latency_sum += latency
         self.input_tokens += usage.input_tokens
@@ -59,7 +59,7 @@ class Figures:
         if first_token is not None and usage.output_tokens:
             self.first_tokens.append(first_token)
             decoding = latency - first_token
-            if usage.output_tokens > 1 and decoding > 0:
+            if usage.output_tokens > 1 and decoding > 0 and not whole:
                 self.token_rates.append((usage.output_tokens - 1) / decoding)
 
     def to_dict(self) -> dict[str, float]:

@@ -179,6 +179,7 @@ class Router:
                 latency=elapsed,
                 first_token=outcome.first_token_s,
                 usage=outcome.usage,
+                whole=outcome.whole,
                 now=now,
             )
             entry.health.succeeded(now, attempt.started_at)

@@ -96,15 +96,16 @@ class BackendStats:
         latency: float,
         first_token: float | None,
         usage: Usage,
+        whole: bool,
         now: float,
     ) -> None:
-        """Takes in an attempt that ended well; times in seconds."""
+        """Takes in an attempt that ended well, ``whole`` where it came in one piece; times in seconds."""
         self._decay(now)
         self._good += 1
         self._tries += 1
         self.last_success = now
         for figures in (self.figures, of_model):
-            figures.succeeded(latency, first_token, usage)
+            figures.succeeded(latency, first_token, usage, whole=whole)
         per_token = latency / max(1, usage.output_tokens)
         sample = first_token if stream and first_token is not None else per_token
         self._estimate(model, task, stream, sample, now)

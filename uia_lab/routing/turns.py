@@ -52,12 +52,14 @@ class Outcome(msgspec.Struct, frozen=True):
         error: The error, if there was one.
         usage: Token counts, as far as they are known.
         first_token_s: Seconds from the lease to the first chunk, if one came.
+        whole: Whether it came in one piece, which tells nothing of the tokens' rate.
     """
 
     ending: Ending
     error: InferenceError | None = None
     usage: Usage = NO_USAGE
     first_token_s: float | None = None
+    whole: bool = False
 
 
 class Granted(msgspec.Struct, frozen=True):
