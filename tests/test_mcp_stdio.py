@@ -38,6 +38,13 @@ def started(folder, **variables):
     )  # fmt: skip
 
 
+async def test_no_proxy_of_the_environment_hears_the_token(server, tmp_path):
+    proxy = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
+    parameters = started(tmp_path, UIA_LAB_URL=server.url, UIA_LAB_TOKEN=KEY, **proxy)
+    async with Client(parameters) as client:
+        assert len((await client.list_tools()).tools) == 5
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_it_speaks_for_the_server_of_its_environment(server, tmp_path, mode):
     parameters = started(tmp_path, UIA_LAB_URL=server.url, UIA_LAB_TOKEN=KEY)

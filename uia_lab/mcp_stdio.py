@@ -99,7 +99,10 @@ async def _elsewhere(url: str, token: str | None) -> AsyncIterator["Server[Any]"
     address = url.rstrip("/") + "/mcp"
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
-            httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(ANSWER_S, connect=5.0))
+            # A proxy of the environment would hear the token, which is for that server alone.
+            httpx2.AsyncClient(
+                headers=headers, timeout=httpx2.Timeout(ANSWER_S, connect=5.0), trust_env=False
+            )
         )
         try:
             # Asked first in plain HTTP: the client would only say that there was an error.

@@ -279,6 +279,8 @@ async def test_what_it_finds_around_it(fake, monkeypatch):
         "AWS_SECRET_ACCESS_KEY": "aws",
         "JUPYTER_TOKEN": "jupyter",
         "DATABASE_URL": "postgres://",
+        "USER_DATABASE": "postgres://",
+        "LANGFUSE_AUTH": "basic",
     }.items():
         monkeypatch.setenv(name, value)
     options = {
@@ -288,6 +290,7 @@ async def test_what_it_finds_around_it(fake, monkeypatch):
     found = json.loads(result.text)
     given = found["environment"]
     assert not {"OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "JUPYTER_TOKEN", "DATABASE_URL"} & given.keys()
+    assert not {"USER_DATABASE", "LANGFUSE_AUTH"} & given.keys()
     assert given["MY_KEY"] == KEY
     assert given["UIA_LAB_TOKEN"] not in ("", "uia-the-kernels-own")
     assert given["HOUSE_KEY"] == given["UIA_LAB_TOKEN"]
@@ -321,6 +324,13 @@ async def test_a_model_is_a_name_and_never_an_option(fake):
             await fake.ask(model=name)
     with pytest.raises(BadRequest, match="has no default model"):
         await fake.ask(model="it")
+
+
+async def test_a_prompt_in_the_command_is_never_an_option(fake):
+    options = {"command": [sys.executable, FAKE, "environment", fake.token, "--prompt={prompt}", "{prompt}"]}
+    await fake.add("environment", options=options)
+    told = json.loads((await fake.ask("--config=/etc/shadow")).text)
+    assert told["arguments"] == ["--prompt=--config=/etc/shadow", " --config=/etc/shadow"]
 
 
 async def test_a_prompt_in_the_command_stays_one_argument(fake):

@@ -254,3 +254,15 @@ def test_programs_that_others_can_put_there_are_not_trusted(tmp_path):
     with pytest.raises(NotAllowed, match="anybody can write"):
         require_trusted(str(program))
     tmp_path.chmod(0o700)
+
+
+def test_a_link_that_others_can_turn_elsewhere_is_not_trusted(tmp_path):
+    """What it leads to now may be the system's own."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    link = folder / "tool"
+    link.symlink_to("/bin/sh")
+    require_trusted(str(link))
+    folder.chmod(0o777)
+    with pytest.raises(NotAllowed, match="anybody can write"):
+        require_trusted(str(link))

@@ -15,8 +15,10 @@ from aiohttp.test_utils import TestServer
 from tests.upstreams.uia_server import KEY, uia_servers
 from uia_lab.access.endpoints import EndpointPolicy
 from uia_lab.access.secrets import Secrets
+from uia_lab.backends import mcp_http
 from uia_lab.backends.client_session import SharedSession
 from uia_lab.backends.mcp_maker import McpMaker
+from uia_lab.backends.mcp_options import ToolCall
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import (
@@ -238,6 +240,36 @@ async def test_why_a_server_does_not_start_is_told(build):
     absent = await build(options={"command": ["/nowhere/at/all"], "tools": generation("shout")})
     with pytest.raises(BackendFailed, match="No such file"):
         await absent.probe()
+
+
+async def test_what_a_server_says_shows_no_key(build):
+    code = "import os, sys; sys.exit('x' * 480 + ' bad key ' + os.environ['TOOLS_API_KEY'])"
+    backend = await build(
+        options={"command": [sys.executable, "-c", code], "tools": generation("shout")},
+        api_key_env="TOOLS_API_KEY",
+    )
+    with pytest.raises(BackendFailed, match="bad key <key>"):
+        await backend.probe()
+    assert backend._failed(ToolCall("shout", {}), "no sk-of-the-tools").message == "shout: no <key>"
+
+
+async def test_an_answer_over_http_is_bounded(build, monkeypatch):
+    async def endless(request):
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(b" " * 65_536)
+        return response
+
+    monkeypatch.setattr(mcp_http, "LARGEST_BODY", 1 << 20)
+    application = web.Application()
+    application.router.add_post("/mcp", endless)
+    async with TestServer(application) as server:
+        backend = await build(str(server.make_url("/mcp")), options={"tools": generation("shout")})
+        async with asyncio.timeout(20):
+            with pytest.raises(BackendFailed):
+                await backend.probe()
 
 
 async def test_our_own_door_is_asked_without_a_mapping(build, peer):

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.errors import BackendFailed, BadRequest
 from uia_lab.notebook.http_transport import HttpTransport
 from uia_lab.notebook.lab import Lab
 from uia_lab.notebook.local_transport import InProcessTransport
@@ -152,6 +152,17 @@ def test_an_answer_goes_out_in_few_updates_and_the_last_one_is_right(lab, view):
     chat.send("word " * 900).wait(50)
     assert shown.turns[-1]["text"] == "word " * 900
     assert len(updates) < 450
+
+
+def test_why_an_answer_failed_loads_nothing_either(lab):
+    """The words are those of whoever failed, a peer for example."""
+    chat = lab.chat("w")
+    chat.send("hi").wait(50)
+    chat.last.error = BackendFailed("![x](http://stranger.example/seen) <img src=http://stranger.example/>")
+    for markdown in (chat.export("markdown"), chat._repr_mimebundle_()["text/markdown"]):
+        assert "stranger.example" in markdown
+        assert "![x](" not in markdown
+        assert "<img" not in markdown
 
 
 def test_what_a_saved_notebook_keeps(lab):

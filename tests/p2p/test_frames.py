@@ -1,5 +1,6 @@
 """Frames: what they bound, and that it does not matter how a stream cuts them."""
 
+import asyncio
 import json
 import struct
 
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uia_lab.domain.errors import BadRequest
+from uia_lab.domain.errors import BackendFailed, BadRequest
 from uia_lab.domain.events import Result, ToolCall
-from uia_lab.p2p import messages
+from uia_lab.p2p import borrowing, calls, messages
 from uia_lab.p2p.frames import (
     LONGEST_LABEL,
     MAX_FRAME,
@@ -136,6 +137,20 @@ def test_parts_of_parts_are_refused():
     inner = pack(Part(id="x", text="{}", last=True))[4:].decode()
     with pytest.raises(FrameError, match="part of parts"):
         list(to_server().feed(pack(Part(id="x", text=inner, last=True))))
+
+
+async def test_an_answer_that_nobody_reads_holds_a_bounded_amount(monkeypatch):
+    monkeypatch.setattr(calls, "MOST_HELD", 1000)
+    for content in ({"text": "a" * 300}, {"delta": Result("a" * 300)}, {"text": "", "logprobs": "a" * 300}):
+        inbox = calls.Inbox(asyncio.get_running_loop().call_soon, size=borrowing._size)
+        frames = [Chunk(id="1", seq=number, **content) for number in range(4)]
+        assert [inbox.put(frame) for frame in frames[:3]] == [True] * 3
+        assert await inbox.get() == frames[0]
+        assert inbox.put(frames[3])
+        assert not inbox.put(frames[3])
+        assert [await inbox.get() for _ in range(3)] == frames[1:]
+        with pytest.raises(BackendFailed, match="more than it was asked for"):
+            await inbox.get()
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ def test_what_can_never_be_granted_says_no_time(quotas):
     assert caught.value.retry_after is None
 
 
+def test_tokens_are_set_aside_for_each_of_several_answers(quotas):
+    quota = Quota(tokens_per_minute=1000)
+    for name in ("n", "best_of"):
+        with pytest.raises(RateLimited):
+            quotas.take("p", quota, OFFER, ask(**{"max_tokens": 100, name: 20}))
+
+
 @pytest.mark.parametrize("length", [-5, True, "many", 10**9])
 def test_lengths_that_are_none_free_nothing(quotas, length):
     quota = Quota(tokens_per_minute=1000)

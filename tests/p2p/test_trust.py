@@ -69,6 +69,19 @@ async def test_two_servers_on_one_store_do_not_both_use_it(clock):
         await second.redeem(secret, "peer-c", ())
 
 
+async def test_a_server_that_still_trusts_a_peer_does_not_bring_its_trust_back(clock):
+    """A peer that is revoked at one server can connect to another one on the same store a moment later."""
+    store = MemoryTrust()
+    first, second = Trust(store, clock), Trust(store, clock)
+    await first.add("peer-b", "bob", None, ("/ip4/127.0.0.1/tcp/1",))
+    await second.load()
+    await second.remember("peer-b", ("/ip4/127.0.0.1/tcp/2",))
+    assert (await store.load())[0][0].addresses == ("/ip4/127.0.0.1/tcp/2",)
+    await first.remove("peer-b")
+    await second.remember("peer-b", ("/ip4/127.0.0.1/tcp/3",))
+    assert await store.load() == ([], [])
+
+
 async def test_an_expired_or_withdrawn_invitation_opens_nothing(clock):
     trust = Trust(MemoryTrust(), clock)
     _, late = await trust.invite("bob", None, 60.0)

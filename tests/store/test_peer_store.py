@@ -26,8 +26,11 @@ async def test_peers_and_invites_come_back_as_they_were(opened, path):
     first.close()
     again = PeerStore(opened(path))
     assert await again.load() == ([changed], [INVITE])
+    assert await again.move_peer(PEER.peer_id, ("/ip4/127.0.0.1/tcp/9",))
+    assert (await again.load())[0][0].addresses == ("/ip4/127.0.0.1/tcp/9",)
     await again.remove_peer(PEER.peer_id)
     await again.remove_peer(PEER.peer_id)
+    assert not await again.move_peer(PEER.peer_id, ("/ip4/127.0.0.1/tcp/9",))
     assert await again.load() == ([], [INVITE])
 
 

@@ -160,14 +160,19 @@ class McpBackend:
                 meta=call_meta((*request.via, self._instance_id)),  # type: ignore[arg-type]  # an open mapping
             )
             for name, body in _messages(call, request, result, "".join(pieces)):
-                inbox.put((name, body), 0)
+                said = body.get("error")
+                hidden = {"error": self._link.without_keys(said)} if isinstance(said, str) else {}
+                inbox.put((name, {**body, **hidden}), 0)
         except InferenceError as error:
             inbox.fail(error)
         except MCPError as error:
             self._link.doubt(client)
-            inbox.fail(BackendFailed(f"{call.tool}: {one_line(error.error.message)[:500]}"))
+            inbox.fail(self._failed(call, error.error.message))
         except Exception as error:  # noqa: BLE001 - what the SDK makes of a result that is none
-            inbox.fail(BackendFailed(f"{call.tool}: {one_line(str(error))[:500]}"))
+            inbox.fail(self._failed(call, str(error)))
+
+    def _failed(self, call: ToolCall, words: str) -> BackendFailed:
+        return BackendFailed(f"{call.tool}: {one_line(self._link.without_keys(words))[:500]}")
 
     async def _listed(self, client: "Client") -> "dict[str, Tool]":
         if self._tools is None or self._tools[0] is not client:

@@ -11,6 +11,8 @@ from uia_lab.domain.errors import Unauthenticated
 
 GOODBYE_S = 2.0
 """Seconds a server may take to end its session; one that is frozen must not keep the connection open."""
+LARGEST_BODY = 16 * 1024 * 1024
+"""Bytes of an answer that is no stream of events; of those each is bounded by the SDK."""
 
 
 class SessionTransport(httpx2.AsyncBaseTransport):
@@ -60,8 +62,13 @@ class _Body(httpx2.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        events = self._response.content_type == "text/event-stream"
+        size = 0
         try:
             async for piece in self._response.content.iter_any():
+                size += len(piece)
+                if size > LARGEST_BODY and not events:
+                    raise httpx2.ReadError(f"the answer is larger than {LARGEST_BODY >> 20} MiB")
                 yield piece
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise httpx2.ReadError(str(error) or type(error).__name__) from error

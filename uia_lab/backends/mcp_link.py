@@ -30,14 +30,16 @@ class McpLink:
     Args:
         opener: Opens a connection.
         what: Names the server in errors.
+        without_keys: Takes the keys that the server was given out of a text.
 
     Attributes:
         closed: Whether it opens no connection any more.
     """
 
-    def __init__(self, opener: Opener, what: str) -> None:
+    def __init__(self, opener: Opener, what: str, without_keys: Callable[[str], str] = str) -> None:
         self._opener = opener
         self._what = what
+        self.without_keys = without_keys
         self.closed = False
         self._opened: asyncio.Future[Client] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -136,7 +138,8 @@ class McpLink:
 
     def _failed(self, opened: "asyncio.Future[Client]", error: InferenceError) -> None:
         if not opened.done():
-            opened.set_exception(type(error)(f"{self._what}: {one_line(error.message)}", param=error.param))
+            words = one_line(self.without_keys(error.message))
+            opened.set_exception(type(error)(f"{self._what}: {words}", param=error.param))
 
 
 def over_http(url: str, key: Callable[[], Secret | None], session: SharedSession) -> Opener:
@@ -169,13 +172,16 @@ def over_http(url: str, key: Callable[[], Secret | None], session: SharedSession
     return opened
 
 
-def over_stdio(command: tuple[str, ...], environment: Callable[[], dict[str, str]]) -> Opener:
+def over_stdio(
+    command: tuple[str, ...], environment: Callable[[], dict[str, str]], without_keys: Callable[[str], str]
+) -> Opener:
     """Starts servers that speak over stdin and stdout, each in a process group of its own.
 
     Args:
         command: The program and its arguments.
         environment: Gives the variables beside the harmless ones that the SDK passes on (``PATH``, ``HOME``
             ...); called off the loop.
+        without_keys: Takes the keys that the server was given out of a text.
     """
 
     @asynccontextmanager
@@ -194,9 +200,9 @@ def over_stdio(command: tuple[str, ...], environment: Callable[[], dict[str, str
                 words.writable.close()
                 yield client
         except Exception as error:
-            if not words.text:
+            if not (said := words.said(without_keys)):
                 raise
-            raise BackendFailed(f"{_typed(error).message}; it said: {words.text}") from error
+            raise BackendFailed(f"{_typed(error).message}; it said: {said}") from error
         finally:
             words.close()
 

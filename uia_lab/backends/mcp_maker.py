@@ -92,9 +92,19 @@ class McpMaker:
             Unsupported: MCP servers are switched off.
         """
         options, name = self._options(description), description.api_key_env
+        given: set[str] = set()
 
         def key() -> Secret | None:
-            return None if name is None else self._secrets.find(name)
+            secret = None if name is None else self._secrets.find(name)
+            if secret is not None:
+                given.add(secret.reveal())
+            return secret
+
+        def without_keys(text: str) -> str:
+            # Servers like to say which key they were given.
+            for value in given:
+                text = text.replace(value, "<key>")
+            return text
 
         def variables() -> dict[str, str]:
             secret = key()
@@ -105,9 +115,13 @@ class McpMaker:
         if endpoint is not None:
             opener, what, protocol = over_http(endpoint, key, self._session), endpoint, "http"
         else:
-            opener, what, protocol = over_stdio(options.command, variables), options.command[0], "stdio"
+            opener, what, protocol = (
+                over_stdio(options.command, variables, without_keys),
+                options.command[0],
+                "stdio",
+            )
         return McpBackend(
-            McpLink(opener, what),
+            McpLink(opener, what, without_keys),
             options,
             instance_id=self._instance_id,
             protocol=protocol,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import TextIO
 
 from uia_lab.domain.texts import one_line
@@ -38,10 +39,13 @@ class StderrTail(asyncio.Protocol):
         """The process wrote something."""
         self._kept = (self._kept + data)[-MOST:]
 
-    @property
-    def text(self) -> str:
-        """The end of what was written, in one line."""
-        return one_line(self._kept.decode(errors="replace"))[-500:]
+    def said(self, without_keys: Callable[[str], str]) -> str:
+        """The end of what was written, in one line.
+
+        Args:
+            without_keys: Takes out what is nobody's affair, before any of it is cut in halves.
+        """
+        return one_line(without_keys(self._kept.decode(errors="replace")))[-500:]
 
     def close(self) -> None:
         """Stops reading."""

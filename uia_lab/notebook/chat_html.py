@@ -15,10 +15,13 @@ _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
 
 def chat_markdown(chat: "Chat") -> str:
     """The conversation for reading."""
-    parts = [f"**{_NAMES['system']}:** {chat.settings.system}"] if chat.settings.system else []
-    parts += [
-        f"**{_NAMES[turn.role]}:**\n\n{markdown_source(turn.text)}{_ending(turn, '_')}" for turn in chat.turns
-    ]
+    system = chat.settings.system
+    parts = [f"**{_NAMES['system']}:** {markdown_source(system)}"] if system else []
+    for turn in chat.turns:
+        parts.append(f"**{_NAMES[turn.role]}:**\n\n{markdown_source(turn.text)}")
+        # Why an answer failed is told in the words of whoever failed.
+        if ending := _ending(turn, "_").strip():
+            parts.append(markdown_source(ending))
     return "\n\n".join(parts) or "_Nothing was said yet._"
 
 

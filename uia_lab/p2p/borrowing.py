@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 
+from uia_lab.dialects.json_body import encode
 from uia_lab.domain.errors import BackendTimeout
 from uia_lab.domain.events import Event, Finished
 from uia_lab.domain.requests import InferenceRequest
@@ -34,7 +35,7 @@ async def answer(
 
     hub, thread = parts()
     via = (*request.via, instance_id) if instance_id else request.via
-    inbox: Inbox[messages.ToClient] = Inbox(thread.tell)
+    inbox: Inbox[messages.ToClient] = Inbox(thread.tell, size=_size)
     call = Call(inbox, request_frame(request, "", via, WINDOW))
     reader = AnswerReader(request)
     ended = False
@@ -64,3 +65,11 @@ async def answer(
     finally:
         if not ended:
             thread.post(call.cancel)
+
+
+def _size(frame: messages.ToClient) -> int:
+    """About the bytes that a frame keeps."""
+    if not isinstance(frame, messages.Chunk):
+        return 0
+    plain = len(frame.text or "") if frame.delta is None else len(encode(frame.delta))
+    return plain if frame.logprobs is None else plain + len(encode(frame.logprobs))

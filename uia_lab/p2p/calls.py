@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 WINDOW = 256
 """Chunks of one answer that may be on their way."""
+MOST_HELD = 64 << 20
+"""Bytes of one answer that wait for whoever reads it: a chunk may be large, and so many of them would be."""
 
 
 class Inbox(Generic[T]):
@@ -19,22 +21,30 @@ class Inbox(Generic[T]):
     Args:
         tell: Calls a function on the loop, soon.
         most: Items it holds; with one more it fails.
+        size: Bytes of an item, of which it holds MOST_HELD.
     """
 
-    def __init__(self, tell: Callable[..., None], most: int = 2 * WINDOW) -> None:
+    def __init__(
+        self, tell: Callable[..., None], most: int = 2 * WINDOW, size: Callable[[T], int] = lambda _: 0
+    ) -> None:
         self._tell = tell
         self._most = most
-        self._items: deque[T] = deque()
+        self._size = size
+        # Bytes so far, each counted by one thread alone.
+        self._came = self._went = 0
+        self._items: deque[tuple[T, int]] = deque()
         self._news = asyncio.Event()
         self._woken = False
         self._error: InferenceError | None = None
 
     def put(self, item: T) -> bool:
         """Adds an item; False where it holds as many as it may, and fails."""
-        if len(self._items) >= self._most:
+        size = self._size(item)
+        if len(self._items) >= self._most or self._came - self._went + size > MOST_HELD:
             self.fail(BackendFailed("the peer sends more than it was asked for"))
             return False
-        self._items.append(item)
+        self._came += size
+        self._items.append((item, size))
         self._wake()
         return True
 
@@ -54,7 +64,9 @@ class Inbox(Generic[T]):
             # Looked at before the items: what came just before the end is in by then.
             error = self._error
             if self._items:
-                return self._items.popleft()
+                item, size = self._items.popleft()
+                self._went += size
+                return item
             if error is not None:
                 raise error
             self._news.clear()

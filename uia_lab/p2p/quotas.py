@@ -1,7 +1,7 @@
 """What each peer takes here, against what it may: models, requests at once, tokens a minute."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from uia_lab.access.limits import LENGTHS, USUAL_ANSWER
@@ -124,6 +124,11 @@ def _estimate(request: InferenceRequest) -> int:
     """Tokens that are set aside until the real figures are known."""
     if request.task != TEXT_GENERATION:
         return max(1, request.prompt_estimate)
-    asked = (request.parameters.get(name) for name in LENGTHS)
-    lengths = [length for length in asked if isinstance(length, int) and not isinstance(length, bool)]
-    return max(1, request.prompt_estimate + max(0, max(lengths, default=USUAL_ANSWER)))
+    lengths = _whole(request, LENGTHS)
+    choices = max([1, *_whole(request, ("n", "best_of"))])
+    return max(1, request.prompt_estimate + choices * max(0, max(lengths, default=USUAL_ANSWER)))
+
+
+def _whole(request: InferenceRequest, names: Iterable[str]) -> list[int]:
+    asked = (request.parameters.get(name) for name in names)
+    return [value for value in asked if isinstance(value, int) and not isinstance(value, bool)]

@@ -32,6 +32,9 @@ class TrustStore(Protocol):
     async def save_peer(self, peer: TrustedPeer) -> None:
         """Keeps a trusted peer; one of the same id is replaced."""
 
+    async def move_peer(self, peer_id: str, addresses: tuple[str, ...]) -> bool:
+        """Keeps where a trusted peer is; False, and nothing happens, where it is not trusted any more."""
+
     async def remove_peer(self, peer_id: str) -> None:
         """Forgets a trusted peer; nothing happens where there was none."""
 
@@ -56,6 +59,13 @@ class MemoryTrust:
     async def save_peer(self, peer: TrustedPeer) -> None:
         """Keeps a trusted peer."""
         self._peers[peer.peer_id] = peer
+
+    async def move_peer(self, peer_id: str, addresses: tuple[str, ...]) -> bool:
+        """Keeps where a trusted peer is."""
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            self._peers[peer_id] = msgspec.structs.replace(peer, addresses=addresses)
+        return peer is not None
 
     async def remove_peer(self, peer_id: str) -> None:
         """Forgets a trusted peer."""
@@ -136,8 +146,11 @@ class Trust:
         async with self._changing:
             peer = self._peers.get(peer_id)
             known = addresses[:MOST_ADDRESSES]
-            if peer is not None and known and peer.addresses != known:
-                await self._keep(msgspec.structs.replace(peer, addresses=known))
+            if peer is None or not known or peer.addresses == known:
+                return
+            # Another server on the store may have ended the trust a moment ago: this must not bring it back.
+            if await self._store.move_peer(peer_id, known):
+                self._peers = {**self._peers, peer_id: msgspec.structs.replace(peer, addresses=known)}
 
     async def remove(self, peer_id: str) -> bool:
         """Trusts a peer no longer; False if it was not on the list."""

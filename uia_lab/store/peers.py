@@ -60,6 +60,15 @@ class PeerStore:
         )
         await self._write(f"REPLACE INTO peers ({_PEER}) VALUES (?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
+    async def move_peer(self, peer_id: str, addresses: tuple[str, ...]) -> bool:
+        """Keeps where a trusted peer is; False where it is not trusted any more, whoever ended that.
+
+        Raises:
+            StoreError: It could not be written.
+        """
+        statement = "UPDATE peers SET addresses = ? WHERE id = ?"
+        return await self._write(statement, (_json(addresses), peer_id)) > 0
+
     async def remove_peer(self, peer_id: str) -> None:
         """Forgets a trusted peer; nothing happens where there was none.
 

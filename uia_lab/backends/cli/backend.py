@@ -226,7 +226,17 @@ class CliBackend:
             "url": way.get("UIA_LAB_URL", ""),
             "via": way["UIA_LAB_VIA"],
         }
-        command = [self.path, *(filled(part, values | {"prompt": call.prompt}) for part in call.command)]
+        # A prompt that began with a dash would be an option where it begins an argument.
+        dashed = call.prompt.startswith("-")
+        command = [
+            self.path,
+            *(
+                filled(part, values | {"prompt": f" {call.prompt}" if dashed else call.prompt})
+                if part.startswith("{prompt}")
+                else filled(part, values | {"prompt": call.prompt})
+                for part in call.command
+            ),
+        ]
         # The key goes into the environment only: other users see what stands in a command.
         private = values | {"key": way.get("UIA_LAB_TOKEN", "")}
         environment = {**keys, **environment_of(self.tool, private), **way, MARK: uuid.uuid4().hex}

@@ -51,12 +51,14 @@ def require_trusted(path: str) -> None:
     Raises:
         NotAllowed: Somebody else can have; the message says why.
     """
-    real = Path(path).resolve()
-    for place in (real, real.parent):
-        status = place.stat()
+    named, real = Path(path).absolute(), Path(path).resolve()
+    # Whoever may change a link, or the folder it is in, may have it lead elsewhere after this.
+    for place in dict.fromkeys((named, named.parent, real, real.parent)):
+        status = place.lstat() if place == named else place.stat()
         if hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid()):
             raise NotAllowed(f"{place} belongs to another user of this machine; add it by hand to use it")
-        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        link = stat.S_ISLNK(status.st_mode)
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX and not link:
             raise NotAllowed(f"anybody can write to {place}; add it by hand to use it")
 
 

@@ -17,11 +17,14 @@ URL, TOKEN, VIA = "UIA_LAB_URL", "UIA_LAB_TOKEN", "UIA_LAB_VIA"
 PLACES = ("model", "prompt", "folder", "url", "key", "via")
 _PLACE = re.compile("{(" + "|".join(PLACES) + ")}")
 # Named, not filtered: what a secret is called, nobody knows. The home is the user's, whose login it holds.
-_PASSED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMP", "TEMP", "XDG_", "SYSTEMROOT"),
-    *("SSL_CERT_", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+_PASSED = frozenset(
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "SYSTEMROOT"),
+        *("TMP", "TEMP", "TMPDIR", "TEMPDIR", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    )
 )
+_FAMILIES = ("LC_", "XDG_", "SSL_CERT_")
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIALS")
 _QUIET = {"NO_COLOR": "1", "TERM": "dumb"}
 
@@ -38,9 +41,11 @@ def environment_of(tool: Tool, values: Mapping[str, str]) -> dict[str, str]:
         tool: The tool.
         values: What is put into the places of its own variables.
     """
-    passed = (*_PASSED, *tool.variables)
+    families = (*_FAMILIES, *tool.variables)
     given = {
-        name: value for name, value in os.environ.items() if name.startswith(passed) and not is_secret(name)
+        name: value
+        for name, value in os.environ.items()
+        if (name in _PASSED or name.startswith(families)) and not is_secret(name)
     }
     return {**given, **_QUIET, **{name: filled(value, values) for name, value in tool.environment.items()}}
 
