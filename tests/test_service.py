@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from uia_lab.config import InferenceServiceConfig
+from uia_lab.domain.errors import NoBackendAvailable
 from uia_lab.inference_backend_manager import BackendManager
 from uia_lab.unified_inference_service import UnifiedInferenceService
 
@@ -33,6 +34,31 @@ async def test_it_starts_within_a_running_loop_and_leaves_nothing():
     assert after[0] <= before[0] + 1
     assert after[2] == before[2]
     assert not process.children()
+
+
+@pytest.mark.parametrize("part", ["_look_at_hardware", "_discover_apis"])
+async def test_a_stop_while_it_starts_leaves_nothing(part, monkeypatch):
+    service = make()
+    begun, free = asyncio.Event(), asyncio.Event()
+    real = getattr(service, part)
+
+    async def slow():
+        begun.set()
+        await free.wait()
+        return await real()
+
+    monkeypatch.setattr(service, part, slow)
+    starting = asyncio.create_task(service.start())
+    async with asyncio.timeout(30):
+        await begun.wait()
+    stopping = asyncio.create_task(service.stop())
+    await asyncio.sleep(0)
+    free.set()
+    await stopping
+    with pytest.raises(NoBackendAvailable, match="stopped"):
+        await starting
+    assert not service.ready
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("uia-")]
 
 
 async def test_local_models_are_registered_and_probed():

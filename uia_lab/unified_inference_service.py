@@ -120,6 +120,7 @@ class UnifiedInferenceService:
         self.peers = PeerNetwork(self.config, self._manager)
         self._server: HttpServer | None = None
         self._parts: dict[str, Part] = {}
+        self._starting: asyncio.Task[None] | None = None
         self._ready = False
 
     def __repr__(self) -> str:
@@ -182,10 +183,21 @@ class UnifiedInferenceService:
             store: False to keep everything in memory only.
 
         Raises:
-            NoBackendAvailable: It was stopped.
+            NoBackendAvailable: It was stopped, before or meanwhile.
         """
         if self._manager.closed:
             raise NoBackendAvailable("this service was stopped; build a new one to start again")
+        # A task of its own, which a stop that comes meanwhile can end.
+        starting = self._starting = asyncio.create_task(self._start(listen, store), name="uia-start")
+        try:
+            await starting
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if here is not None and here.cancelling():
+                raise
+            raise NoBackendAvailable("this service was stopped while it started") from None
+
+    async def _start(self, listen: bool, store: bool) -> None:
         config = self.config
         self._manager.admit = self.limits.admit
         self.history.start()
@@ -210,6 +222,10 @@ class UnifiedInferenceService:
     async def stop(self) -> None:
         """Ends every request and closes every part; nothing of it is left behind."""
         self._ready = False
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            await self._within(asyncio.wait({starting}), "the start")
         if self.apis is not None:
             apis, self.apis, self.backends.added = self.apis, None, None
             await self._within(apis.stop(), "the discovery of APIs")
