@@ -456,6 +456,11 @@ def test_they_look_well_and_keep_nobody_out(shown, fleet, axe):
         checks.wide(dashboard)
 
     look("status")
+    for width in (600, 761, 861, 1021, 1200):
+        checks.narrow(page, dashboard, width)
+        problems.extend(("status", width, it) for it in checks.overflowing(dashboard))
+        assert dashboard.locator("th.uia-c-name").last.bounding_box()["width"] > 170, width
+    checks.wide(dashboard)
     by_id(row(dashboard, "steady"), "uia-board-open").click()
     look("details")
     by_id(dashboard, "uia-tab-balance").click()
