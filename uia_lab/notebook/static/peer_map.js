@@ -200,6 +200,7 @@ function render({ model, el }) {
     const few = peers.length < 3;
     const height = few ? LOW : HEIGHT;
     put(picture, "viewBox", `0 0 ${WIDTH} ${height}`);
+    put(picture, "height", height);
     const [midX, midY] = [WIDTH / 2, height / 2];
     peers.forEach((peer, index) => {
       const turn = (2 * Math.PI * index) / peers.length - (few ? 0 : Math.PI / 2);
