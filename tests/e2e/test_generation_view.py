@@ -40,7 +40,9 @@ class Told:
                 await asyncio.sleep(0.4)
                 raise BackendFailed("the engine was killed")
             while said and number == 6 and not Path("go-on").exists():
-                await asyncio.sleep(0.05)
+                # One that says nothing for a second after such a pace has broken off.
+                await asyncio.sleep(0.2)
+                yield Chunk(number, Text(""))
             await asyncio.sleep(0.03)
             yield Chunk(number, Text(word + " "))
         yield Finished(" ".join(rest), Usage(7 + len(said.split()), len(rest)))
