@@ -177,6 +177,7 @@ def test_an_operator_works_with_the_board(shown, server, fleet):
     by_id(details, "uia-board-errors").get_by_text("failed", exact=True).first.wait_for()
     by_id(details, "uia-board-transitions").get_by_text("unhealthy", exact=True).first.wait_for()
     notice = by_id(details, "uia-board-notice")
+    checks.picture(board, "board")
 
     by_id(details, "uia-board-drain").click()
     row(board, "steady").get_by_text("drained", exact=True).wait_for()
