@@ -133,7 +133,7 @@ def set_theme(page, name):
     page.wait_for_selector(f'body[data-jp-theme-light="{lit}"]', state="attached")
     # The theme's style sheet comes a moment after its name, and colours fade over.
     page.wait_for_function(_PAPER, arg=name == "light")
-    page.wait_for_timeout(250)
+    page.wait_for_timeout(600)
 
 
 def picture(locator, name):

@@ -29,7 +29,7 @@ def command(page, name, **arguments):
 
 def ok_requests(page):
     row = page.locator('[data-testid="uia-board-row"][data-backend^="local-smollm2"]')
-    return int(row.first.locator(".uia-c-ended").inner_text().split("/")[0])
+    return int(row.first.locator(".uia-c-ended").text_content().split("/")[0])
 
 
 def test_the_notebook_tells_its_story(notebook, run_all, server):

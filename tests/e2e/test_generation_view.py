@@ -39,12 +39,12 @@ class Told:
             if number == self.breaks_after:
                 await asyncio.sleep(0.4)
                 raise BackendFailed("the engine was killed")
+            while said and number == 6 and not Path("go-on").exists():
+                # One that says nothing for a second after such a pace has broken off.
+                await asyncio.sleep(0.2)
+                yield Chunk(number, Text(""))
             await asyncio.sleep(0.03)
             yield Chunk(number, Text(word + " "))
-        # A pause would be taken for a stall: it goes on with spaces until it has been looked at.
-        while said and not Path("go-on").exists():
-            await asyncio.sleep(0.1)
-            yield Chunk(0, Text(" "))
         yield Finished(" ".join(rest), Usage(7 + len(said.split()), len(rest)))
 
 async def add():

@@ -177,6 +177,7 @@ def test_an_operator_works_with_the_board(shown, server, fleet):
     by_id(details, "uia-board-errors").get_by_text("failed", exact=True).first.wait_for()
     by_id(details, "uia-board-transitions").get_by_text("unhealthy", exact=True).first.wait_for()
     notice = by_id(details, "uia-board-notice")
+    checks.picture(board, "board")
 
     by_id(details, "uia-board-drain").click()
     row(board, "steady").get_by_text("drained", exact=True).wait_for()
@@ -456,6 +457,11 @@ def test_they_look_well_and_keep_nobody_out(shown, fleet, axe):
         checks.wide(dashboard)
 
     look("status")
+    for width in (600, 761, 861, 1021, 1200):
+        checks.narrow(page, dashboard, width)
+        problems.extend(("status", width, it) for it in checks.overflowing(dashboard))
+        assert dashboard.locator("th.uia-c-name").last.bounding_box()["width"] > 170, width
+    checks.wide(dashboard)
     by_id(row(dashboard, "steady"), "uia-board-open").click()
     look("details")
     by_id(dashboard, "uia-tab-balance").click()

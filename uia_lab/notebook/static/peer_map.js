@@ -4,12 +4,14 @@ const FRESH_MS = 5_000;
 const SURE_MS = 4_000;
 const WIDTH = 560;
 const HEIGHT = 260;
+// One or two stand beside us, and the picture is low.
+const LOW = 110;
 
 // Heading, class
 const COLUMNS = [
   ["Peer", ""],
   ["State", ""],
-  ["Trust", "uia-roomy"],
+  ["Trust", "uia-roomy uia-peers-trust"],
   ["Lends us", ""],
   ["May use of ours", "uia-roomy"],
   ["Away", "uia-num"],
@@ -51,8 +53,8 @@ function render({ model, el }) {
   const inviting = make(
     "form",
     { class: "uia-peers-form" },
-    make("label", {}, "Invite ", name),
-    make("label", {}, "requests at once ", most),
+    make("label", { class: "uia-label" }, "Invite", name),
+    make("label", { class: "uia-label" }, "requests at once", most),
     invite,
     shown,
   );
@@ -62,8 +64,8 @@ function render({ model, el }) {
   const accepting = make(
     "form",
     { class: "uia-peers-form" },
-    make("label", {}, "Accept ", given),
-    make("label", {}, lend, " lend ours in return"),
+    make("label", { class: "uia-label uia-peers-given" }, "Accept", given),
+    make("label", { class: "uia-label" }, lend, "lend ours in return"),
     accept,
   );
   const forms = make(
@@ -195,9 +197,13 @@ function render({ model, el }) {
     const peers = report.peers.filter((peer) => peer.trusted || peer.state === "connected").slice(0, 24);
     picture.toggleAttribute("hidden", !report.node || !peers.length);
     const shapes = [];
-    const [midX, midY] = [WIDTH / 2, HEIGHT / 2];
+    const few = peers.length < 3;
+    const height = few ? LOW : HEIGHT;
+    put(picture, "viewBox", `0 0 ${WIDTH} ${height}`);
+    put(picture, "height", height);
+    const [midX, midY] = [WIDTH / 2, height / 2];
     peers.forEach((peer, index) => {
-      const turn = (2 * Math.PI * index) / peers.length - Math.PI / 2;
+      const turn = (2 * Math.PI * index) / peers.length - (few ? 0 : Math.PI / 2);
       const connected = peer.state === "connected";
       const far = connected ? Math.min(1, Math.log10(1 + (peer.rtt_ms ?? 1)) / 2.5) : 1;
       const x = midX + Math.cos(turn) * (90 + far * 100);

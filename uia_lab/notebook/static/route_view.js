@@ -90,7 +90,7 @@ function render({ model, el }) {
       const preferred = candidate.tier ? `preference ${candidate.tier + 1}` : "";
       const alike = candidate.score === low ? "the same score: a tie goes to one at random" : "a higher score";
       const reason = candidate.reason || preferred ||
-        (candidate.backend_id === decision.winner ? "the best score" : alike);
+        (candidate.backend_id !== decision.winner ? alike : decision.eligible === 1 ? "the only one that could" : "the best score");
       return make("tr", { "data-backend": candidate.backend_id }, name, make("td", {}, verdict), score,
         make("td", { class: "uia-why" }, reason));
     }));
