@@ -117,3 +117,14 @@ async def test_tokens_are_estimated_and_marked_where_nobody_tells(manager, scrip
     manager.register_backend("a", "gpu", "A", Silent("Once", " upon"))
     result = await manager.infer("generation", inputs="four words of prompt")
     assert (result.usage.input_tokens, result.usage.output_tokens, result.usage.estimated) == (5, 2, True)
+
+
+async def test_an_answer_in_one_piece_has_no_rate_of_tokens(manager, scripted):
+    manager.register_backend("whole", "gpu", "A", lambda inputs: "a b c d")
+    manager.register_backend("streamed", "gpu", "B", scripted("a", " b", " c"))
+    for name in ("whole", "streamed"):
+        await manager.infer("generation", inputs="x", backend_id=name)
+    report = manager.get_backend_status_report()
+    rates = {entry["id"]: entry["metrics"].get("tokens_per_second") for entry in report["backends"]}
+    assert rates["whole"] is None
+    assert rates["streamed"] > 0
