@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.domain.errors import BackendFailed, Cancelled, ModelNotFound
 from uia_lab.domain.events import Finished, Usage
 
@@ -120,7 +121,8 @@ async def test_tokens_are_estimated_and_marked_where_nobody_tells(manager, scrip
 
 
 async def test_an_answer_in_one_piece_has_no_rate_of_tokens(manager, scripted):
-    manager.register_backend("whole", "gpu", "A", lambda inputs: "a b c d")
+    able = BackendCapabilities(supported_tasks={"text-generation"})
+    manager.register_backend("whole", "gpu", "A", lambda inputs: "a b c d", able)
     manager.register_backend("streamed", "gpu", "B", scripted("a", " b", " c"))
     for name in ("whole", "streamed"):
         await manager.infer("generation", inputs="x", backend_id=name)
