@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from uia_lab.domain.backends import BackendCapabilities
 from uia_lab.domain.errors import BackendFailed, Cancelled, ModelNotFound
 from uia_lab.domain.events import Finished, Usage
 
@@ -117,3 +118,15 @@ async def test_tokens_are_estimated_and_marked_where_nobody_tells(manager, scrip
     manager.register_backend("a", "gpu", "A", Silent("Once", " upon"))
     result = await manager.infer("generation", inputs="four words of prompt")
     assert (result.usage.input_tokens, result.usage.output_tokens, result.usage.estimated) == (5, 2, True)
+
+
+async def test_an_answer_in_one_piece_has_no_rate_of_tokens(manager, scripted):
+    able = BackendCapabilities(supported_tasks={"text-generation"})
+    manager.register_backend("whole", "gpu", "A", lambda inputs: "a b c d", able)
+    manager.register_backend("streamed", "gpu", "B", scripted("a", " b", " c"))
+    for name in ("whole", "streamed"):
+        await manager.infer("generation", inputs="x", backend_id=name)
+    report = manager.get_backend_status_report()
+    rates = {entry["id"]: entry["metrics"].get("tokens_per_second") for entry in report["backends"]}
+    assert rates["whole"] is None
+    assert rates["streamed"] > 0

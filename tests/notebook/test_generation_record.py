@@ -44,6 +44,14 @@ def test_figures_come_from_its_clock(record, clock):
     assert (record.text, record.request_id, record.backend, record.state) == ("ab", "req-1", "two", "done")
 
 
+def test_one_piece_tells_nothing_of_the_rate(record, clock):
+    record.feed(Chunk(0, Text("a b c")))
+    clock.now += 0.001
+    record.feed(finished("a b c", 3))
+    assert record.tokens_per_second is None
+    assert "tok/s" not in record._repr_mimebundle_()["text/plain"]
+
+
 def test_reasoning_and_other_choices_are_not_the_text(record):
     record.feed(Chunk(0, Reasoning("hm")))
     record.feed(Chunk(1, Text("x"), choice=1))
@@ -105,8 +113,9 @@ def test_an_interrupt_stops_the_request(clock, monkeypatch):
 
 
 def test_its_faces(record, clock):
-    record.feed(Chunk(0, Text("1 < 2 & <b>")))
+    record.feed(Chunk(0, Text("1 < 2 ")))
     clock.now += 1
+    record.feed(Chunk(1, Text("& <b>")))
     record.feed(finished("1 < 2 & <b>", 3))
     bundle = record._repr_mimebundle_()
     assert "1 &lt; 2 &amp; &lt;b&gt;" in bundle["text/html"]

@@ -77,10 +77,11 @@ def _cells(backend: Mapping[str, Any]) -> list[str]:
         return "-" if value is None else f"{value:.{digits}f}{unit}"
 
     status = str(backend.get("status", "unknown"))
+    drained = "" if backend.get("enabled", True) else ", drained"
     return [
         str(backend.get("id", "")),
         str(backend.get("type", "")),
-        f"{SIGNS.get(status, '?')} {status}",
+        f"{SIGNS.get(status, '?')} {status}{drained}",
         figure("active_connections"),
         figure("current_queue_size"),
         figure("successful_requests"),
