@@ -63,6 +63,8 @@ def markdown_source(text: str) -> str:
 
     Notebooks render the Markdown of a cell with HTML and pictures, and those are a model's here.
     """
+    if len(text) > MAX_CHARACTERS:
+        return _in_fence(text)
     fenced = {
         line
         for token in _parser().parse(text)
@@ -73,9 +75,14 @@ def markdown_source(text: str) -> str:
     written = "\n".join(lines)
     if any(token.type in _UNSAFE for token in _flat(_eager().parse(written))):
         # What looks like code here and is none there: shown as it is, in a fence that it cannot end.
-        fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=2))
-        return f"{fence}\n{text}\n{fence}"
+        return _in_fence(text)
     return written
+
+
+def _in_fence(text: str) -> str:
+    # Fewer than three are no fence.
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _plain(line: str) -> str:
