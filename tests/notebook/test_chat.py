@@ -167,7 +167,8 @@ def test_why_an_answer_failed_loads_nothing_either(lab):
 
 
 def test_a_fence_left_open_in_one_turn_lets_nothing_out_of_the_next(lab):
-    chat = lab.chat("w", system="```")
+    chat = lab.chat("w")
+    chat.send("hello\n```").wait(50)
     chat.send("```\n<img src=http://stranger.example/>\n```").wait(50)
     shown = MarkdownIt("commonmark", {"html": True}).render(chat.export("markdown"))
     assert "<img" not in shown
