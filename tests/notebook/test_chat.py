@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+from markdown_it import MarkdownIt
 
 from uia_lab.domain.errors import BackendFailed, BadRequest
 from uia_lab.notebook.http_transport import HttpTransport
@@ -163,6 +164,15 @@ def test_why_an_answer_failed_loads_nothing_either(lab):
         assert "stranger.example" in markdown
         assert "![x](" not in markdown
         assert "<img" not in markdown
+
+
+def test_a_fence_left_open_in_one_turn_lets_nothing_out_of_the_next(lab):
+    chat = lab.chat("w")
+    chat.send("hello\n```").wait(50)
+    chat.send("```\n<img src=http://stranger.example/>\n```").wait(50)
+    shown = MarkdownIt("commonmark", {"html": True}).render(chat.export("markdown"))
+    assert "<img" not in shown
+    assert "stranger.example" in shown
 
 
 def test_what_a_saved_notebook_keeps(lab):

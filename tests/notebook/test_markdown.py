@@ -95,3 +95,17 @@ def test_exported_markdown_loads_and_runs_nothing_either(text):
 def test_code_is_exported_as_it_is():
     text = "use `a < b` and\n\n```c\nif (a < b) x[!a];\n```\n\nor ``<b>``"
     assert markdown_source(text) == text
+
+
+def test_a_fence_is_one_where_the_text_has_single_backticks():
+    """A code span over two lines, of which a line alone shows something else; then a paragraph ends."""
+    picture = "![p](http://stranger.example/p)"
+    text = f"x ` y\nz ` <img src=http://stranger.example/seen> {picture} ` w\n\nend"
+    shown = MarkdownIt("commonmark", {"html": True}).render(markdown_source(text))
+    assert "<img" not in shown
+    assert "stranger.example" in shown
+
+
+def test_a_text_that_takes_minutes_to_parse_is_shown_as_it_is():
+    text = "[" * (MAX_CHARACTERS + 1)
+    assert markdown_source(text) == f"```\n{text}\n```"

@@ -1,9 +1,10 @@
 """A conversation as Markdown and as HTML that needs no style sheet."""
 
+from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING
 
-from uia_lab.notebook.markdown import markdown_html, markdown_source
+from uia_lab.notebook.markdown import in_fence, loads_nothing, markdown_html, markdown_source
 
 if TYPE_CHECKING:
     from uia_lab.notebook.chat import Chat, ChatTurn
@@ -15,13 +16,19 @@ _NAMES = {"system": "System", "user": "You", "assistant": "Assistant"}
 
 def chat_markdown(chat: "Chat") -> str:
     """The conversation for reading."""
+    said = _markdown(chat, markdown_source)
+    # A fence that one turn leaves open would end where the next one begins its own.
+    return said if loads_nothing(said) else _markdown(chat, in_fence)
+
+
+def _markdown(chat: "Chat", shown: Callable[[str], str]) -> str:
     system = chat.settings.system
-    parts = [f"**{_NAMES['system']}:** {markdown_source(system)}"] if system else []
+    parts = [f"**{_NAMES['system']}:**\n\n{shown(system)}"] if system else []
     for turn in chat.turns:
-        parts.append(f"**{_NAMES[turn.role]}:**\n\n{markdown_source(turn.text)}")
+        parts.append(f"**{_NAMES[turn.role]}:**\n\n{shown(turn.text)}")
         # Why an answer failed is told in the words of whoever failed.
         if ending := _ending(turn, "_").strip():
-            parts.append(markdown_source(ending))
+            parts.append(shown(ending))
     return "\n\n".join(parts) or "_Nothing was said yet._"
 
 

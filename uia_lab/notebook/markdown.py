@@ -63,6 +63,8 @@ def markdown_source(text: str) -> str:
 
     Notebooks render the Markdown of a cell with HTML and pictures, and those are a model's here.
     """
+    if len(text) > MAX_CHARACTERS:
+        return in_fence(text)
     fenced = {
         line
         for token in _parser().parse(text)
@@ -71,11 +73,20 @@ def markdown_source(text: str) -> str:
     }
     lines = [line if number in fenced else _plain(line) for number, line in enumerate(text.split("\n"))]
     written = "\n".join(lines)
-    if any(token.type in _UNSAFE for token in _flat(_eager().parse(written))):
-        # What looks like code here and is none there: shown as it is, in a fence that it cannot end.
-        fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=2))
-        return f"{fence}\n{text}\n{fence}"
-    return written
+    # What looks like code here may be none there.
+    return written if loads_nothing(written) else in_fence(text)
+
+
+def loads_nothing(text: str) -> bool:
+    """Whether nothing of a Markdown text is HTML or a picture, wherever it is rendered."""
+    return not any(token.type in _UNSAFE for token in _flat(_eager().parse(text)))
+
+
+def in_fence(text: str) -> str:
+    """A text as it is, in a fence that it cannot end."""
+    # Fewer than three are no fence.
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _plain(line: str) -> str:

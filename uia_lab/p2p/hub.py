@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,7 +30,7 @@ from uia_lab.p2p.libp2p_host import (
 from uia_lab.p2p.messages import SignedRecord
 from uia_lab.p2p.peer_table import PeerTable
 from uia_lab.p2p.records import RecordError, Signer, Verifier
-from uia_lab.p2p.session import Session, StatusAnswers
+from uia_lab.p2p.session import Link, Session, StatusAnswers
 from uia_lab.p2p.settings import P2PConfig
 from uia_lab.p2p.streams import FrameStream, StreamGone, open_stream
 from uia_lab.p2p.thread import TrioThread
@@ -48,16 +47,6 @@ STRANGER_S = 1.0
 """How long somebody who is not let in stays connected: long enough to be told why."""
 DIAL_S = 5.0
 CLOSE_S = 2.0
-
-
-@dataclass(slots=True)
-class _Link:
-    """A connection, from its first moment."""
-
-    connection: Any
-    greeted: trio.Event = field(default_factory=trio.Event)
-    asked: bool = False
-    session: Session | None = None
 
 
 class Hub:
@@ -95,7 +84,7 @@ class Hub:
         self.addresses: tuple[str, ...] = ()
         self.host: Any = None
         self._nursery: trio.Nursery | None = None
-        self._links: dict[Any, _Link] = {}
+        self._links: dict[Any, Link] = {}
         self._sessions: dict[str, list[Session]] = {}
         self._connecting: dict[str, trio.Lock] = {}
         self._dialled: set[str] = set()
@@ -320,7 +309,7 @@ class Hub:
                 frame = await stream.one()
                 if not isinstance(frame, messages.Hello):
                     return
-                link = self._links.setdefault(connection, _Link(connection))
+                link = self._links.setdefault(connection, Link(connection))
                 if link.asked or link.session is not None or connection.is_closed:
                     # Each would begin a session of its own, and pings, for as long as the connection lasts.
                     await raw.reset()
@@ -374,7 +363,7 @@ class Hub:
         words = f"the peer {_short(peer_id)}"
         session = Session(connection, peer_id, words, self._beat, self._heard)
         self._sessions.setdefault(peer_id, []).append(session)
-        link = self._links.setdefault(connection, _Link(connection))
+        link = self._links.setdefault(connection, Link(connection))
         link.session = session
         await self._nursery.start(self._attend, session)
         link.greeted.set()
@@ -457,7 +446,7 @@ class Hub:
     def _connected(self, connection: Any) -> None:
         if self._nursery is None:
             return
-        self._links.setdefault(connection, _Link(connection))
+        self._links.setdefault(connection, Link(connection))
         peer_id = str(connection.muxed_conn.peer_id)
         if not self._may_connect(peer_id):
             self.table.found(peer_id, "inbound")

@@ -1,6 +1,7 @@
 """One connection to a peer after hello: its requests, and a ping of our own that notices a frozen peer."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -159,6 +160,23 @@ class Session:
         self._heard(self, trio.current_time() - began, bounded(frame.load), frame.record)
         self._beaten.set()
         self._beaten = trio.Event()
+
+
+@dataclass(slots=True)
+class Link:
+    """A connection, from its first moment.
+
+    Args:
+        connection: A connection of libp2p.
+        greeted: Set when both sides have said hello.
+        asked: Whether the peer has said hello on it, which it may once.
+        session: What came of that.
+    """
+
+    connection: Any
+    greeted: trio.Event = field(default_factory=trio.Event)
+    asked: bool = False
+    session: Session | None = None
 
 
 class StatusAnswers:
