@@ -209,7 +209,7 @@ class _Protocol(SubprocessStreamProtocol):
 _endings: set[asyncio.Task[None]] = set()
 
 
-async def _end_once_there(spawning: "asyncio.Future[ToolProcess]") -> None:
+async def _end_once_there(spawning: "asyncio.Future[Any]") -> None:
     with contextlib.suppress(BackendFailed):
         await (await spawning).end()
 
