@@ -335,7 +335,7 @@ class Hub:
         if self._trust.trusts(peer_id):
             return
         if hello.invite is not None:
-            with trio.fail_after(STORE_S, shield=True):  # cut in between, it would be used up for nobody
+            with trio.fail_after(STORE_S, shield=True):  # type: ignore[call-arg]  # else it may be used up for nobody
                 await self._thread.ask(self._trust.redeem, hello.invite, peer_id, ())
             self.table.found(peer_id, "invite")
         elif not (self.may_use(peer_id) or peer_id in self._configured):
