@@ -17,6 +17,7 @@ from uia_lab.access.keys import KeyRing
 from uia_lab.access.secrets import Secrets
 from uia_lab.backends.cli.backend import MAX_ARGUMENT
 from uia_lab.backends.cli.maker import CliMaker
+from uia_lab.backends.cli.process import MARK, ToolProcess
 from uia_lab.backends.cli.surroundings import House
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
@@ -444,3 +445,27 @@ async def test_a_caller_that_leaves_while_it_begins_leaves_nothing(fake):
 async def _all(stream):
     async with contextlib.aclosing(stream):
         return [event async for event in stream]
+
+
+async def test_a_start_that_is_interrupted_twice_is_ended_all_the_same(monkeypatch, tmp_path):
+    ending, may, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    real = ToolProcess.end
+
+    async def slow(self):
+        ending.set()
+        await may.wait()
+        await real(self)
+        ended.set()
+
+    monkeypatch.setattr(ToolProcess, "end", slow)
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    starting = asyncio.create_task(ToolProcess.start(command, {MARK: uuid.uuid4().hex}, tmp_path))
+    await asyncio.sleep(0)
+    starting.cancel()
+    async with asyncio.timeout(20):
+        await ending.wait()
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        may.set()
+        await ended.wait()

@@ -215,6 +215,30 @@ async def test_a_frozen_server_is_killed_with_its_group_at_stop(build):
     await gone(process)
 
 
+async def test_a_frozen_server_is_replaced_unless_it_works_on_something(build, monkeypatch):
+    monkeypatch.setattr("uia_lab.backends.mcp_link.BEAT_S", 0.2)
+    backend = await stdio(build, {**generation("hang"), "embeddings": tool("pid")})
+    first = psutil.Process().children()[-1]
+    call = asyncio.create_task(ask(backend))
+    async with asyncio.timeout(20):
+        while not backend._calls:
+            await asyncio.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)
+    with pytest.raises(BackendFailed, match="a ping within"):
+        await backend.probe()
+    assert first.is_running(), "it may be busy"
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while backend._calls:
+            await asyncio.sleep(0.01)
+    with pytest.raises(BackendFailed, match="a ping within"):
+        await backend.probe()
+    await gone(first)
+    monkeypatch.undo()
+    assert (await backend.probe()).status is BackendStatus.HEALTHY
+
+
 async def test_a_call_that_nobody_waits_for_is_cancelled_there(build):
     backend = await stdio(build, generation("hang"))
     await backend.probe()

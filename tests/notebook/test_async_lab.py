@@ -2,6 +2,7 @@ import asyncio
 import inspect
 
 import pytest
+from anyio import move_on_after
 
 import uia_lab
 from uia_lab.domain.errors import BadRequest, DeadlineExceeded, InferenceError
@@ -104,6 +105,18 @@ async def test_closing_ends_everything(service):
     with pytest.raises(RuntimeError, match="closed"):
         await lab.generate("x", model="w")
     assert "closed" in repr(lab)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_one_that_is_left_within_a_scope_that_has_ended_is_closed_all_the_same(service):
+    lab = await AsyncLab(InProcessTransport(service)).open()
+    with move_on_after(0.2):
+        async with lab:
+            answer = await lab.generate("slowly " + "on " * 500, model="w", wait=False)
+            await asyncio.Event().wait()
+    await lab.aclose()
+    assert answer.state == "stopped"
+    assert service.get_backend_manager().closed
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

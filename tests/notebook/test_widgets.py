@@ -1,5 +1,6 @@
 import asyncio
 import re
+import threading
 
 import pytest
 
@@ -48,6 +49,29 @@ async def test_changes_are_coalesced_and_the_last_one_is_sent():
     assert sent[0] == 1
     assert sent[-1] == 100
     assert len(sent) <= 2 + 0.5 / 0.05
+
+
+async def test_a_loop_that_stands_still_holds_nothing_back():
+    """A chat that is used in a cell: the kernel's own loop does not turn until the cell has ended."""
+    sent, now = [], 100.0
+    coalescer = Coalescer(lambda: sent.append(now), lambda: 0.05, lambda: now)
+    coalescer.touch()
+    now += 0.01
+    coalescer.touch()
+    assert sent == [100.0]
+
+    async def answer():
+        nonlocal now
+        for _ in range(10):
+            now += 0.02
+            coalescer.touch()
+
+    # The Lab's loop, while this one waits.
+    thread = threading.Thread(target=asyncio.run, args=(answer(),))
+    thread.start()
+    thread.join(20)
+    assert len(sent) >= 4
+    coalescer.flush()
 
 
 async def test_a_flush_takes_the_waiting_change_along():

@@ -493,3 +493,21 @@ async def test_a_thread_that_does_not_end_keeps_nobody_waiting(make_node, monkey
         free.set()
     await thread.ended(20)
     await thread.stop()
+
+
+async def test_an_invitation_is_not_lost_where_the_store_is_slow(make_node, monkeypatch):
+    lender, borrower = await make_node(), await make_node()
+    monkeypatch.setattr("uia_lab.p2p.hub.HELLO_S", 0.3)
+    store, real = lender._trust._store, lender._trust._store.save_peer
+
+    async def slow(peer):
+        await asyncio.sleep(1)
+        await real(peer)
+
+    monkeypatch.setattr(store, "save_peer", slow)
+    link = (await lender.invite("bob")).link
+    with pytest.raises(BackendFailed):
+        await borrower.accept_invite(link)
+    await until(lambda: lender._trust.trusts(borrower.peer_id))
+    monkeypatch.undo()
+    assert (await borrower.accept_invite(link)).connected

@@ -87,7 +87,7 @@ class McpBackend:
     async def probe(self) -> Probe:
         """Pings the server, and looks at its tools once a connection."""
         client = await self._link.client()
-        await self._link.beat(client)
+        await self._link.beat(client, busy=bool(self._calls))
         tools = await self._listed(client)
         wanted = {call.tool for call in self._options.tools.values()} or {ROUTED.tool}
         if missing := wanted - set(tools):

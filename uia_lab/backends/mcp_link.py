@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from uia_lab.access.secrets import Secret
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 30.0
 """Seconds a server may take to start and to greet."""
+BEAT_S = 3.0
+"""Seconds it may take to answer a ping; below the time that a look at a backend has."""
 LARGEST_EVENT = 16 * 1024 * 1024
 
 Opener = Callable[[], AbstractAsyncContextManager["Client"]]
@@ -66,8 +68,13 @@ class McpLink:
         assert self._opened is not None
         return await asyncio.shield(self._opened)
 
-    async def beat(self, client: "Client") -> None:
+    async def beat(self, client: "Client", patience_s: float | None = None, *, busy: bool = False) -> None:
         """Passes when the server answers; a connection that does not is given up.
+
+        Args:
+            client: The connected client.
+            patience_s: Seconds it may take; BEAT_S when absent.
+            busy: Whether it works on something: then one that is slow to answer a ping is kept.
 
         Raises:
             BackendFailed: It does not answer.
@@ -75,12 +82,18 @@ class McpLink:
         from mcp.shared.exceptions import MCPError
         from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 
+        patience_s = patience_s or BEAT_S
         try:
-            if client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-                await client.session.send_ping()
-            else:
-                # Later revisions have no ping; this is the cheapest question that every server answers.
-                await client.session.send_discover(client.protocol_version)
+            async with asyncio.timeout(patience_s):
+                if client.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+                    await client.session.send_ping()
+                else:
+                    # Later revisions have no ping; this is the cheapest question that every server answers.
+                    await client.session.send_discover(client.protocol_version)
+        except TimeoutError:
+            if not busy:
+                await self.give_up(client)
+            raise BackendFailed(f"{self._what} has not answered a ping within {patience_s:g} s") from None
         except (MCPError, RuntimeError) as error:
             await self.give_up(client)
             raise BackendFailed(f"{self._what} does not answer: {one_line(str(error))}") from None
@@ -89,11 +102,8 @@ class McpLink:
         """A call broke off: finds out, in the background, whether the connection is dead."""
 
         async def look() -> None:
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    await self.beat(client)
-            except (InferenceError, TimeoutError):
-                await self.give_up(client)
+            with suppress(InferenceError):
+                await self.beat(client, CONNECT_S)
 
         if not self.closed:
             self._begin(look())

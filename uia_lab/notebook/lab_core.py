@@ -32,6 +32,7 @@ class LabCore:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._instance_id = ""
         self.generations = Generations(transport, self.spawn)
         self.servings = Servings(transport, self.spawn)
@@ -68,14 +69,18 @@ class LabCore:
 
     async def aclose(self) -> None:
         """Ends what runs and lets go of everything; a second call does nothing."""
-        if self._closed:
-            return
+        if self._closing is None:
+            # A task of its own: whoever is cancelled meanwhile must not leave half of it behind.
+            self._closing = asyncio.create_task(self._end(asyncio.current_task()), name="uia-lab-close")
+        await asyncio.shield(self._closing)
+
+    async def _end(self, caller: asyncio.Task[Any] | None) -> None:
         if self.servings.any:
             await asyncio.to_thread(self.servings.close)
         self._closed = True
         # What another thread has just handed in learns that it is too late.
         await asyncio.sleep(0)
-        tasks = self._tasks - {asyncio.current_task()}
+        tasks = self._tasks - {caller}
         for task in tasks:
             task.cancel()
         if tasks:

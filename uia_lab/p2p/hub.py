@@ -47,6 +47,7 @@ STRANGER_S = 1.0
 """How long somebody who is not let in stays connected: long enough to be told why."""
 DIAL_S = 5.0
 CLOSE_S = 2.0
+STORE_S = 5.0
 
 
 class Hub:
@@ -330,7 +331,8 @@ class Hub:
         if self._trust.trusts(peer_id):
             return
         if hello.invite is not None:
-            await self._thread.ask(self._trust.redeem, hello.invite, peer_id, ())
+            with trio.fail_after(STORE_S, shield=True):  # type: ignore[call-arg]  # else it may be used up for nobody
+                await self._thread.ask(self._trust.redeem, hello.invite, peer_id, ())
             self.table.found(peer_id, "invite")
         elif not (self.may_use(peer_id) or peer_id in self._configured):
             raise NotAllowed(_STRANGER)
@@ -465,15 +467,13 @@ class Hub:
             return
         await self._kick(connection)
 
-    def _disconnected(self, connection: Any) -> None:
+    def _disconnected(self, connection: Any, reason: str = "the connection was lost") -> None:
         link = self._links.pop(connection, None)
         if link is not None and link.session is not None:
-            link.session.end("the connection was lost")
+            link.session.end(reason)
 
     async def _kick(self, connection: Any) -> None:
-        link = self._links.pop(connection, None)
-        if link is not None and link.session is not None:
-            link.session.end("the connection was closed")
+        self._disconnected(connection, "the connection was closed")
         await hang_up(connection, CLOSE_S, politely=True)
 
     def _greeting(self, invite: str | None) -> messages.Hello:

@@ -76,9 +76,11 @@ class ToolProcess:
         try:
             return await asyncio.shield(spawning)
         except asyncio.CancelledError:
-            # It runs, or will in a moment.
-            with contextlib.suppress(BackendFailed):
-                await (await spawning).end()
+            # It runs, or will in a moment. In a task: whoever is interrupted twice must not leave it behind.
+            ending = asyncio.create_task(_end_once_there(spawning), name="uia-cli-end")
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+            await asyncio.shield(ending)
             raise
 
     @classmethod
@@ -201,6 +203,15 @@ class _Protocol(SubprocessStreamProtocol):
     def process_exited(self) -> None:
         super().process_exited()
         self.exited.set()
+
+
+# The loop itself keeps no task alive.
+_endings: set[asyncio.Task[None]] = set()
+
+
+async def _end_once_there(spawning: "asyncio.Future[Any]") -> None:
+    with contextlib.suppress(BackendFailed):
+        await (await spawning).end()
 
 
 def sweep(mark: str, group: int) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 class Coalescer:
     """Calls a function at most once an interval, and always once after the last change.
 
-    The first change goes out at once; later ones wait for their turn. It belongs to one event loop.
+    The first change goes out at once; later ones wait for their turn, on the event loop of whoever changes
+    something. Where that one stands still (a cell runs), the next change after the turn goes out by itself.
 
     Args:
         push: Sends the present state.
@@ -27,15 +28,18 @@ class Coalescer:
         self._clock = clock
         self._last = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def touch(self) -> None:
         """Something has changed."""
-        if self._timer is not None:
+        now = self._clock()
+        if self._timer is not None and now < self._due:
             return
-        wait = self._last + self._interval() - self._clock()
+        wait = self._last + self._interval() - now
         if wait <= 0:
             self.flush()
-        else:
+        elif self._timer is None:
+            self._due = now + wait
             self._timer = asyncio.get_running_loop().call_later(wait, self.flush)
 
     def flush(self) -> None:
