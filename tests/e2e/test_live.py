@@ -422,7 +422,7 @@ def test_nothing_moves_while_figures_change(shown, page, fleet):
     for tab in ("status", "balance", "requests"):
         by_id(dashboard, f"uia-tab-{tab}").click()
         page.mouse.move(5, 5)
-        page.wait_for_timeout(2000)
+        page.wait_for_timeout(1000)
         with checks.shifts(page) as seen:
             for _ in range(5):
                 fleet.traffic(4)
@@ -446,7 +446,7 @@ def test_they_look_well_and_keep_nobody_out(shown, fleet, axe):
     problems = []
 
     def look(name):
-        page.wait_for_timeout(1200)
+        page.wait_for_timeout(800)
         for theme in checks.themes(page):
             checks.picture(dashboard, f"live_{name}_{theme}")
             problems.extend((name, theme, it) for it in checks.violations(page, axe, dashboard))
@@ -465,10 +465,8 @@ def test_they_look_well_and_keep_nobody_out(shown, fleet, axe):
     by_id(row(dashboard, "steady"), "uia-board-open").click()
     look("details")
     by_id(dashboard, "uia-tab-balance").click()
-    page.wait_for_timeout(1500)
     look("balance")
     by_id(dashboard, "uia-tab-requests").click()
-    page.wait_for_timeout(1500)
     look("requests")
     by_id(dashboard, "uia-route-open").first.click()
     look("request")
