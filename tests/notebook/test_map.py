@@ -284,3 +284,10 @@ def test_the_bar_is_written_now_and_then_and_at_the_end(monkeypatch):
     assert [update for _, update in shown] == [False, True, True]
     assert shown[-1][0]["text/plain"] == "4 of 4 done"
     assert 'max="4" value="4"' in bar(batch)
+
+
+def test_an_item_is_told_in_a_line():
+    failed = BatchItem(3, "word " * 20_000, "failed", error=BadRequest("too long"))
+    assert repr(failed).startswith("<BatchItem 3, failed: 'word word")
+    assert repr(failed).endswith("…' → too long>")
+    assert len(repr(failed)) < 200
