@@ -298,3 +298,10 @@ async def test_whoever_is_cancelled_as_a_batch_ends_hears_of_it():
     running.set_result(None)
     with pytest.raises(asyncio.CancelledError):
         await reading
+
+
+def test_an_item_is_told_in_a_line():
+    failed = BatchItem(3, "word " * 20_000, "failed", error=BadRequest("too long"))
+    assert repr(failed).startswith("<BatchItem 3, failed: 'word word")
+    assert repr(failed).endswith("…' → too long>")
+    assert len(repr(failed)) < 200

@@ -72,6 +72,8 @@ class McpBackend:
         """
         try:
             await asyncio.to_thread(__import__, "mcp")
+            # The SDK would import it, slowly and on the loop, at a tool's first answer.
+            await asyncio.to_thread(__import__, "jsonschema")
         except ImportError:
             raise BackendFailed(INSTALL) from None
         self._link.closed = False

@@ -22,7 +22,7 @@ INTERRUPT_S = 5.0
 COLUMNS = ("prompt", "state", "backend", "text")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class BatchItem:
     """One prompt of a batch and what became of it.
 
@@ -51,6 +51,10 @@ class BatchItem:
     finish_reason: str | None = None
     seconds: float | None = None
     kept: str | None = None
+
+    def __repr__(self) -> str:
+        became = _cut(self.text or "-") if self.error is None else self.error.message
+        return f"<BatchItem {self.index}, {self.state}: {_cut(self.prompt)!r} → {became}>"
 
 
 class Batch(Sequence[BatchItem]):
