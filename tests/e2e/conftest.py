@@ -33,7 +33,7 @@ RUN_ALL = """async () => {
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the browser's tests last: from the first on Playwright's event loop runs here, and asyncio's cannot."""
+    """Puts the browser's tests last: from the first on, Playwright's event loop runs and no other can."""
     items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
 
 
