@@ -32,6 +32,11 @@ RUN_ALL = """async () => {
 }"""
 
 
+def pytest_collection_modifyitems(items):
+    """Puts the browser's tests last: from the first on, Playwright's event loop runs and no other can."""
+    items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
+
+
 def _free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -449,6 +449,11 @@ def test_they_look_well_and_keep_nobody_out(shown, fleet, axe):
         page.wait_for_timeout(800)
         for theme in checks.themes(page):
             checks.picture(dashboard, f"live_{name}_{theme}")
+            for stage in dashboard.locator(".uia-stage:visible").all():
+                free = stage.evaluate(
+                    "(it) => it.clientWidth - it.querySelector('svg').getBoundingClientRect().width"
+                )
+                assert abs(free) < 2, (name, theme)
             problems.extend((name, theme, it) for it in checks.violations(page, axe, dashboard))
         checks.narrow(page, dashboard)
         page.wait_for_timeout(300)

@@ -285,6 +285,8 @@ function render({ model, el }) {
       if (![...strategy.options].some((option) => option.value === chosen)) setOptions(strategy, [chosen]);
       if (strategy.value !== chosen) strategy.value = chosen;
     }
+    // Without any width it is hidden, or the page is between two themes; it is told when it has one again.
+    if (!svg.parentElement.clientWidth) return;
     // Drawn as often as the reader wants it, and at once when something was chosen.
     const due = performance.now() - painted >= Number(every.value) * 1000 - 100;
     if (whole !== true && ((frozen !== null && painted) || !due)) return;
