@@ -320,21 +320,14 @@ class Router:
         """The winner of the best tier that has somebody free, and why."""
         for number, tier in enumerate(eligible.tiers):
             pool = Pool(tier, excluded, self._rng, now)
-            if len(tier.members) == 1:
-                # Nobody to compare it with: it has no score.
-                (winner,) = tier.members
-                if not pool.open(winner):
-                    continue
-                candidates: tuple[Candidate, ...] = (Candidate(winner.backend_id, kept=True, tier=number),)
-            else:
-                scored = self.strategy.compare(pool, request)
-                if not scored:
-                    continue
-                winner = pick(scored, self._rng)
-                candidates = tuple(
-                    Candidate(entry.backend_id, kept=True, score=score, tier=number)
-                    for score, entry in sorted(scored, key=lambda item: item[0])[:COMPARED]
-                )
+            scored = self.strategy.compare(pool, request)
+            if not scored:
+                continue
+            winner = pick(scored, self._rng)
+            candidates = tuple(
+                Candidate(entry.backend_id, kept=True, score=score, tier=number)
+                for score, entry in sorted(scored, key=lambda item: item[0])[:COMPARED]
+            )
             self.strategy.chosen(winner, pool)
             model = tier.model
             if model is None and len(winner.models) == 1:
