@@ -22,6 +22,8 @@ ROUNDS = 5
 UPDATES = 200
 STREAM_S = 4.0
 WAIT_MS = 60_000
+# Without one JupyterLab asks which kernel to take.
+KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 CONFIG = """
 c.InferenceServiceConfig.enable_hf_server = False
 c.InferenceServiceConfig.enable_api_backends = False
@@ -84,7 +86,9 @@ def browser() -> None:
             "stream": [PREPARE, "print('READY')", "answer = lab.generate('go', 'words')", "print('ENDED')"],
         }
         for name, cells in books.items():
-            book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+            book = nbformat.v4.new_notebook(
+                cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": KERNELSPEC}
+            )
             (root / f"{name}.ipynb").write_text(nbformat.writes(book))
         server = Server(home, root)
         try:
