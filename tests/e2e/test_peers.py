@@ -101,7 +101,7 @@ def test_a_map_of_another_server_goes_by_the_kernel(notebook, run_all, server, f
     by_id(page, "uia-peers-given").fill(invite["link"])
     by_id(page, "uia-peers-accept").click()
     until(lambda: "lends us" in by_id(page, "uia-peers-says").inner_text())
-    assert by_id(page, "uia-peers-row").count() == 1
+    until(lambda: by_id(page, "uia-peers-row").count() == 1)
     by_id(page, "uia-peers-given").fill("nonsense")
     by_id(page, "uia-peers-accept").click()
     until(lambda: "uia-error" in by_id(page, "uia-peers-says").get_attribute("class"))
