@@ -238,9 +238,20 @@ class BackendManager(Controls):
         preferred_types: Iterable[BackendType | str] | None = None,
         required_protocols: Iterable[str] | None = None,
         backend_id: str | None = None,
+        *,
+        stream: bool = True,
     ) -> Decision:
-        """Who would serve such a request now, and why not the others; changes nothing."""
-        request = example_request(task, model, preferred_types, required_protocols, backend_id)
+        """Who would serve such a request now, and why not the others; changes nothing.
+
+        Args:
+            task: Task name or alias.
+            model: Model name; None for the default local model.
+            preferred_types: Types to try first.
+            required_protocols: Protocols a backend must speak.
+            backend_id: Only this backend.
+            stream: Whether it would be streamed: speeds are known for both kinds apart.
+        """
+        request = example_request(task, model, preferred_types, required_protocols, backend_id, stream=stream)
         return self.loops.call(lambda: self.router.explain(request, self.clock()))
 
     async def infer(

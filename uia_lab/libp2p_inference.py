@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from enum import StrEnum
@@ -233,12 +234,13 @@ class LibP2PInferenceNode:
         """
         task = canonical_task(task)
         able = [info for info in self.peers if info.connected and _offers(info, task, model)]
-        decision = self._manager.explain(task, model, [BackendType.P2P])
-        scores = {
-            item.backend_id: item.score if decision.lower_is_better else -item.score
-            for item in decision.candidates
-            if item.kept and item.score is not None
-        }
+        # Whole answers and streams are measured apart; a kind that was not asked for yet is alike for all.
+        scores: defaultdict[str, float] = defaultdict(float)
+        for stream in (False, True):
+            decision = self._manager.explain(task, model, [BackendType.P2P], stream=stream)
+            for item in decision.candidates:
+                if item.kept and item.score is not None:
+                    scores[item.backend_id] += item.score if decision.lower_is_better else -item.score
         ids = {peer_id: backend_id for backend_id, peer_id in self._peer_ids().items()}
         able.sort(key=lambda info: scores.get(ids.get(info.peer_id, ""), float("inf")))
         return able[: max(0, max_peers)]

@@ -1,18 +1,14 @@
 """A notebook of what generates and loads, executed and saved: small, and readable where no widget runs."""
 
 import json
-import os
-import subprocess
-import sys
 
-import nbformat
 import pytest
 
+from tests.notebook.saved_books import LARGEST, convert, executed
 from uia_lab.notebook.widgets.assets import shared
 
 pytestmark = pytest.mark.timeout(180)
 
-LARGEST = 300_000
 CELLS = (
     """
 import uia_lab
@@ -30,33 +26,9 @@ def shout(inputs):
 )
 
 
-def convert(folder, *options):
-    environment = {
-        **os.environ,
-        "UIA_STORE_PATH": str(folder / "uia.sqlite3"),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "JUPYTER_PLATFORM_DIRS": "1",
-    }
-    subprocess.run(
-        [sys.executable, "-m", "nbconvert", *options],
-        cwd=folder,
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=150,
-    )
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    book = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    (folder / "book.ipynb").write_text(nbformat.writes(book))
-    convert(folder, "--to=notebook", "--execute", "--inplace", "book.ipynb")
-    return folder
+    return executed(tmp_path_factory.mktemp("saved"), CELLS)
 
 
 def outputs(saved, cell):

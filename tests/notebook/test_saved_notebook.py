@@ -1,21 +1,17 @@
 """A notebook with every widget, executed and saved: small, and readable where no widget runs."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 
+from tests.notebook.saved_books import LARGEST, convert, executed
 from uia_lab.notebook.widgets import assets
 from uia_lab.notebook.widgets.assets import css, shared
 
 pytestmark = pytest.mark.timeout(180)
 
-LARGEST = 300_000
 SERVE = """
 import uia_lab
 lab = uia_lab.connect()
@@ -42,33 +38,9 @@ OTHERS = (
 NOT_IN_IT = {"load_bar.js"}
 
 
-def convert(folder, *options):
-    environment = {
-        **os.environ,
-        "UIA_STORE_PATH": str(folder / "uia.sqlite3"),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "JUPYTER_PLATFORM_DIRS": "1",
-    }
-    subprocess.run(
-        [sys.executable, "-m", "nbconvert", *options],
-        cwd=folder,
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=150,
-    )
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    book = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in (SERVE, *LIVE, *OTHERS)],
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
-    )
-    (folder / "book.ipynb").write_text(nbformat.writes(book))
-    convert(folder, "--to=notebook", "--execute", "--inplace", "book.ipynb")
-    return folder
+    return executed(tmp_path_factory.mktemp("saved"), (SERVE, *LIVE, *OTHERS))
 
 
 def test_it_is_small_and_has_the_code_once(saved):

@@ -2,77 +2,29 @@
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-from dataclasses import dataclass
 
-START_S = 60.0
-STOP_S = 20.0
-
-
-@dataclass
-class PeerProcess:
-    """A node of tests/p2p/peer_node.py."""
-
-    process: subprocess.Popen
-    addresses: list
-    peer_id: str
-
-    def signal(self, number):
-        os.kill(self.process.pid, number)
-
-    def kill(self):
-        self.signal(signal.SIGKILL)
-        self.process.wait(10)
+from tests.upstreams.told_processes import told_processes
 
 
 @contextlib.contextmanager
 def peer_processes(network, prefix=()):
-    """Gives what starts a node of a network.
+    """Gives what starts a node of tests/p2p/peer_node.py, with its ``addresses`` and ``peer_id``.
 
     Args:
         network: Its name.
         prefix: Words in front of the command, such as those that enter a network namespace.
     """
-    started = []
+    with told_processes() as begin:
 
-    def start(prefix=prefix, **settings):
-        asked = {
-            "mode": "open",
-            "network": network,
-            "enable_mdns": False,
-            "discovery_interval": 1.0,
-            **settings,
-        }
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "tests.p2p.peer_node", json.dumps(asked)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        started.append(process)
-        watchdog = threading.Timer(START_S, process.kill)
-        watchdog.start()
-        line = process.stdout.readline()
-        watchdog.cancel()
-        assert line, "the node did not come up"
-        return PeerProcess(process, **json.loads(line))
+        def start(prefix=prefix, **settings):
+            asked = {
+                "mode": "open",
+                "network": network,
+                "enable_mdns": False,
+                "discovery_interval": 1.0,
+                **settings,
+            }
+            return begin(*prefix, sys.executable, "-m", "tests.p2p.peer_node", json.dumps(asked))
 
-    try:
         yield start
-    finally:
-        for process in started:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGCONT)
-            process.stdin.close()
-        for process in started:
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise
-            finally:
-                process.stdout.close()

@@ -136,6 +136,7 @@ async def test_peers_of_this_machine_are_found_by_mdns_and_balanced_by_performan
         assert response.result == counted(5)
         served.append(response.peer_id)
     assert served.count(quick.peer_id) > served.count(slow.peer_id)
+    assert (await node.find_peers_for_task(TASK, MODEL))[0].peer_id == quick.peer_id
 
 
 async def test_a_local_model_of_a_peer(start_peer, make_local, models):

@@ -72,6 +72,8 @@ def example_request(
     preferred_types: Iterable[BackendType | str] | None,
     required_protocols: Iterable[str] | None,
     backend_id: str | None = None,
+    *,
+    stream: bool = True,
 ) -> InferenceRequest:
     """A request that stands for others of its kind, for ``select`` and ``explain``; it never runs."""
     hints = RoutingHints(
@@ -79,7 +81,7 @@ def example_request(
         required_protocols=frozenset(required_protocols or ()),
         backend_id=backend_id,
     )
-    return InferenceRequest(task, model, inputs="", routing=hints, stream=True)
+    return InferenceRequest(task, model, inputs="", routing=hints, stream=stream)
 
 
 def make_request(

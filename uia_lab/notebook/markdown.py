@@ -19,8 +19,8 @@ Node: TypeAlias = "str | list[Any]"
 """Text, or ``[tag, attributes, children]``."""
 
 SCHEMES = ("http", "https", "mailto")
-MAX_CHARACTERS = 200_000
-"""A longer text is shown as it is: parsing it again and again would cost more than it gives."""
+MAX_CHARACTERS = 40_000
+"""A longer text is shown as it is: one that is made to be slow costs seconds of the Lab's loop."""
 _UNSAFE = frozenset({"html_block", "html_inline", "image"})
 _CODE = re.compile(r"(?<![\\`])(`+)(?!`).*?(?<!`)\1(?!`)")
 _WRAPPERS = frozenset({"root", "inline"})

@@ -313,7 +313,7 @@ class P2PNode:
             BadRequest: No peer id.
             StoreError: It could not be kept; nothing has changed then.
         """
-        await self._known_ids()
+        await asyncio.to_thread(modules)
         peer_id = self._checked(peer_id)
         peer = await self._trust.add(peer_id, name, quota, addresses, ours)
         await self._consider(peer)
@@ -380,7 +380,8 @@ class P2PNode:
             self._soon(self._trust.remember(peer_id, addresses))
 
     async def _begin(self) -> None:
-        hub_module, thread_module = await self._known_ids()
+        # Importing libp2p takes a second or two.
+        hub_module, thread_module = await asyncio.to_thread(modules)
         seed = await asyncio.to_thread(load_or_make, self._config.key_path)
         self._serving = serving = Serving(
             self._serve, self._quotas, self._quota_of, lambda: self._offer, self._instance_id
@@ -425,18 +426,14 @@ class P2PNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _known_ids(self) -> tuple[Any, Any]:
-        """The modules that need libp2p, imported off the loop: that takes a second or two.
-
-        Raises:
-            BackendFailed: It is not installed.
-        """
-        return await asyncio.to_thread(modules)
-
     async def _follow(self, thread: "TrioThread") -> None:
         """Keeps the thread informed of what is lent and how busy we are, for as long as it lives."""
         while thread.alive:
-            self._tell_offer()
+            try:
+                self._tell_offer()
+            except Exception:
+                # The callee's: the next look may go better, and a node must not go silent for it.
+                log.exception("what is lent could not be told to the peers")
             await thread.ended(OFFER_S)
         if thread.error is not None:
             log.error("the p2p node has ended", exc_info=thread.error)
