@@ -18,6 +18,7 @@ from uia_lab.backends.factory import BackendFactory
 from uia_lab.backends.providers import PROVIDERS, Provider, provider_named
 from uia_lab.discovery.owners import stranger_at
 from uia_lab.discovery.places import Place, places
+from uia_lab.discovery.rounds import Rounds
 from uia_lab.discovery.watched import Watched, of_another_user
 from uia_lab.domain.backends import Backend, BackendInfo, BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
@@ -117,22 +118,18 @@ class ApiDiscovery:
         self._rng = rng or random.Random()  # noqa: S311 - jitter needs no secrecy
         self._states: dict[str, _State] = {}
         self._round = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds(self.look, "APIs", lambda: interval * self._rng.uniform(0.8, 1.2))
 
     def __repr__(self) -> str:
         return f"<ApiDiscovery: {len(self.found())} found>"
 
     def start(self) -> None:
         """Begins to look around in the background."""
-        self._task = asyncio.create_task(self._look_for_ever(), name="uia-api-discovery")
+        self._rounds.start()
 
     async def stop(self) -> None:
         """Ends it; what was registered stays."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._rounds.stop()
 
     def found(self) -> list[Found]:
         """What answered, or was named and did not; in the order of the places."""
@@ -160,15 +157,6 @@ class ApiDiscovery:
                 for place in current:
                     group.create_task(self._visit(place, gate), name=f"uia-look-{place.source}")
         return self.found()
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Exception:
-                # The next round may go better; the service runs without it.
-                log.exception("looking for APIs failed")
-            await asyncio.sleep(self._interval * self._rng.uniform(0.8, 1.2))
 
     async def _visit(self, place: Place, gate: asyncio.Semaphore) -> None:
         state = self._states.setdefault(place.endpoint, _State(place))

@@ -10,6 +10,7 @@ from uia_lab.backends.cli.maker import CliMaker
 from uia_lab.backends.cli.programs import found, require_trusted
 from uia_lab.backends.cli.tools import TOOLS, Tool, tools_named
 from uia_lab.discovery.apis import Found
+from uia_lab.discovery.rounds import Rounds
 from uia_lab.domain.backends import BackendStatus
 from uia_lab.domain.descriptions import BackendDescription
 from uia_lab.domain.errors import InferenceError
@@ -48,25 +49,20 @@ class ToolDiscovery:
         self._named = bool(names)
         named = {tool.name: tool for name in names for tool in tools_named(name)}
         self._wanted: Mapping[str, Tool] = named or TOOLS
-        self._interval = interval
         self._found: dict[str, Found] = {}
         self._mine: dict[str, CliBackend] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._rounds = Rounds(self.look, "command-line tools", lambda: interval)
 
     def __repr__(self) -> str:
         return f"<ToolDiscovery: {', '.join(self._found) or 'nothing'} found>"
 
     def start(self) -> None:
         """Begins to look in the background."""
-        self._task = asyncio.create_task(self._look_for_ever(), name="uia-tool-discovery")
+        self._rounds.start()
 
     async def stop(self) -> None:
         """Ends it; what was registered stays."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self._rounds.stop()
 
     @property
     def wanted(self) -> list[Tool]:
@@ -83,15 +79,6 @@ class ToolDiscovery:
             for tool in self._wanted.values():
                 group.create_task(self._visit(tool), name=f"uia-look-{tool.name}")
         return self.found()
-
-    async def _look_for_ever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Exception:
-                # The next round may go better; the service runs without it.
-                log.exception("looking for command-line tools failed")
-            await asyncio.sleep(self._interval)
 
     async def _visit(self, tool: Tool) -> None:
         path = await asyncio.to_thread(found, tool.program)
